@@ -1,0 +1,42 @@
+"""Configuration of the engine: one frozen record per component, defaults written once."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+WeightFormat = Literal["float32", "bfloat16", "float16", "w8g32"]
+KVFormat = Literal["float32", "float16"]
+
+PAGE_SIZE = 64  # tokens; a multiple of every group size used and of the SIMD widths
+
+KV_SHARE_OF_FREE_MEMORY = 0.4
+# The share of free memory that the KV cache takes after the weights are loaded.  The rest is for
+# the page cache (memory-mapped weights), the server and whatever else the machine does.
+
+
+class SchedulerConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """Limits of one step and of the queue."""
+
+    num_pages: int
+    max_context_tokens: int
+    page_size: int = PAGE_SIZE
+    max_step_tokens: int = 512  # one budget for decodes and prefill chunks together
+    max_running: int = 64  # sequences in a step
+    max_waiting: int = 1024  # requests in the queue; one more is refused as overloaded
+
+
+class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """How one model is loaded and run.  Crosses to the engine process."""
+
+    model_path: str  # a folder or a GGUF file on disk, already fetched
+    weight_format: WeightFormat = "w8g32"
+    kv_format: KVFormat = "float16"
+    kv_budget_bytes: int = 0  # 0 = KV_SHARE_OF_FREE_MEMORY of what is free after loading
+    num_threads: int = 0  # 0 = physical cores
+    max_context_tokens: int = 0  # 0 = what the model allows
+    max_step_tokens: int = 512
+    max_running: int = 64
+    max_waiting: int = 1024
+    ops: Literal["native", "reference"] = "native"

@@ -1,0 +1,160 @@
+"""The carriers that cross tribody's boundaries: Request and Event, StepPlan and StepResult.
+
+`Request` and `Event` cross the process boundary (msgspec); `StepPlan` and `StepResult` stay inside
+the engine process, between the scheduler (ids only) and the executor (arrays).  A new feature is a
+field of one of these, not one more argument on every method on the way.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import msgspec
+
+FinishReason = Literal["stop", "length", "abort", "error"]
+
+
+class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
+    """How tokens are chosen.  Ranges are checked by the server and by `tribody.LLM`, not here.
+
+    `seed` is always present: a caller that gives none gets a drawn one, which is then kept with
+    the request so that a restart continues the same random stream.  Random numbers are a function
+    of (seed, choice, position) alone.
+    """
+
+    max_tokens: int
+    temperature: float = 1.0  # 0 = greedy
+    top_p: float = 1.0
+    top_k: int = 0  # 0 = off
+    min_p: float = 0.0
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    logit_bias: dict[int, float] = msgspec.field(default_factory=dict)
+    seed: int = 0
+    num_logprobs: int = -1  # -1 = none; 0..20 = the chosen token's and that many of the best
+    stop: tuple[str, ...] = ()
+    stop_token_ids: tuple[int, ...] = ()
+    ignore_eos: bool = False
+
+
+class Request(msgspec.Struct, frozen=True, kw_only=True):
+    """One accepted request: prompt token ids in, `n` choices out.
+
+    `resumed` holds, after an engine restart, what each choice had already generated; the engine
+    replays those tokens and continues.  `finished` names the choices that had already ended.
+    `cache_salt` is the root of this request's prefix-cache keys: requests with different salts
+    never share a page.
+    """
+
+    id: str
+    prompt_token_ids: list[int]
+    sampling: SamplingParams
+    n: int = 1
+    cache_salt: str = ""
+    resumed: tuple[tuple[int, ...], ...] = ()
+    finished: tuple[int, ...] = ()
+
+
+class TokenLogprob(msgspec.Struct, frozen=True, array_like=True):
+    """The natural-log probability of one generated token and of the `top` best at its place."""
+
+    token_id: int
+    logprob: float
+    top: list[tuple[int, float]]
+
+
+class Usage(msgspec.Struct, frozen=True, kw_only=True):
+    """Token counts of one request, from the scheduler's own books (never from re-tokenizing).
+
+    `cached_tokens` of the `prompt_tokens` came from the prefix cache; `completion_tokens` are
+    summed over all choices.
+    """
+
+    prompt_tokens: int
+    cached_tokens: int
+    completion_tokens: int
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True):
+    """What happened to one choice of one request in one step.
+
+    The last event of each choice has a `finish_reason`; the last event of the request has `usage`
+    too.  `error` is set exactly when `finish_reason` is "error", and never holds user text.
+    Tokens of a stop string are in `token_ids` (they were generated and are counted); the text
+    renderer cuts the text at the stop string.
+    """
+
+    request_id: str
+    choice: int
+    token_ids: list[int]
+    logprobs: list[TokenLogprob] | None = None
+    finish_reason: FinishReason | None = None
+    usage: Usage | None = None
+    error: str | None = None
+
+
+@dataclass(slots=True)
+class SampleSlot:
+    """One token to draw from the logits of the last row of a chunk.
+
+    `generated` is the scheduler's own list: read it during the step, do not keep or change it.
+    `position` counts generated tokens from 0 and is the random stream's counter.
+    """
+
+    sequence_id: int
+    choice: int
+    position: int
+    params: SamplingParams
+    prompt_token_ids: list[int]
+    generated: list[int]
+
+
+@dataclass(slots=True)
+class Chunk:
+    """The tokens of one sequence that one step computes: positions [start, start + len(token_ids)).
+
+    `page_table` covers positions [0, start + len(token_ids)).  `generated` says that these tokens
+    were produced by the model (MLA then uses the absorbed form, so that a replay repeats the form
+    that generated them); prompt tokens use the expanded form.  A chunk is never a mixture.
+    `samples` is empty unless the last row's logits are wanted; several entries share the row when
+    a prompt forks into n choices.
+    """
+
+    sequence_id: int
+    token_ids: list[int]
+    start: int
+    page_table: list[int]
+    generated: bool
+    samples: list[SampleSlot] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class StepPlan:
+    """One step of the engine: ids only.  `page_copies` (source, target) come before all chunks."""
+
+    step_id: int
+    chunks: list[Chunk]
+    page_copies: list[tuple[int, int]] = field(default_factory=list)
+
+    @property
+    def num_tokens(self) -> int:
+        return sum(len(chunk.token_ids) for chunk in self.chunks)
+
+
+@dataclass(slots=True)
+class SampledToken:
+    """The outcome of one SampleSlot."""
+
+    sequence_id: int
+    token_id: int
+    logprob: TokenLogprob | None = None
+
+
+@dataclass(slots=True)
+class StepResult:
+    """What a step produced, in the order of the plan's sample slots."""
+
+    step_id: int
+    tokens: list[SampledToken]
