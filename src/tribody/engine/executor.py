@@ -1,0 +1,18 @@
+"""The boundary between scheduling and computing: one step's plan in, its sampled tokens out."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from tribody.core.request import StepPlan, StepResult
+
+
+class Executor(Protocol):
+    """What carries out a plan; `ModelExecutor` with a real model, a script in scheduler tests."""
+
+    def run(self, plan: StepPlan) -> StepResult:
+        """Copy pages, compute every chunk and draw the plan's tokens, in the order of its slots.
+
+        Raises `EngineFailed` (core.errors) when the model's numbers are not usable.
+        """
+        ...
