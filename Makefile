@@ -1,0 +1,145 @@
+# The face of tribody.  Every target does its own set-up on a fresh machine and is quick when there
+# is nothing to do; nothing asks a question.
+#
+# One wheel is built (build/wheel) and installed into each environment that needs tribody; it is
+# rebuilt only when the content of a source file changed (build/sources.id), not when a checkout
+# merely touched it.  pip's own configuration says where packages come from.
+#
+# Variables: PYTHON (an interpreter, 3.11 or newer), MODEL, PORT, PYTEST_ARGS, BENCH_ARGS.
+
+MODEL ?= smollm2
+PORT ?= 8000
+PYTHON ?=
+PYTEST_ARGS ?=
+BENCH_ARGS ?=
+
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+export PIP_NO_INPUT = 1
+unexport PYTHONPATH
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.SUFFIXES:
+.PHONY: FORCE help install serve test parity goldens check format bench slow clean
+
+help: ## show this list
+	@echo "make TARGET [MODEL=smollm2] [PORT=8000] [PYTHON=/path/to/python3]"
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  %-9s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+
+# --- What to run --------------------------------------------------------------------------------
+
+install: .venv/.tribody ## build tribody and install it into .venv
+
+serve: install ## serve MODEL on PORT (loopback); fetches the model when it is a name
+	@exec .venv/bin/tribody serve $(MODEL) --port $(PORT)
+
+test: .venv-test/.tribody weights ## fast tests, and those that need the SmolLM2 weights
+	.venv-test/bin/python -m pytest -m "not slow and not parity" $(PYTEST_ARGS)
+
+slow: .venv-test/.tribody weights ## the long tests: restarts, disconnects, random schedules
+	.venv-test/bin/python -m pytest -m slow $(PYTEST_ARGS)
+
+parity: .venv-parity/.tribody ## logits against transformers, in an environment with torch
+	@.venv-parity/bin/tribody pull smollm2 >/dev/null || $(NO_WEIGHTS)
+	.venv-parity/bin/python -m pytest -m parity $(PYTEST_ARGS)
+
+check: .venv/.tribody .venv-check/.tribody ## lint, format, types, import contracts, stub, docs
+	.venv-check/bin/ruff check .
+	.venv-check/bin/ruff format --check .
+	.venv-check/bin/mypy
+	PYTHONPATH=src .venv-check/bin/lint-imports --no-cache
+	.venv-check/bin/python scripts/check_stub.py
+	.venv-check/bin/python scripts/check_calls.py
+	.venv-check/bin/python scripts/check_docs.py
+	.venv/bin/python scripts/check_core_env.py
+
+format: .venv-check/.tribody ## let ruff rewrite what it can
+	.venv-check/bin/ruff check --fix .
+	.venv-check/bin/ruff format .
+
+bench: .venv/.tribody .venv-bench/.deps ## speed beside llama.cpp, same machine, same run
+	@.venv/bin/tribody pull smollm2 >/dev/null || $(NO_WEIGHTS)
+	@mkdir -p bench/results
+	.venv/bin/python bench/engine.py --json bench/results/engine.jsonl $(BENCH_ARGS)
+
+clean: ## remove what make built (not the downloaded models)
+	rm -rf build dist .venv .venv-build .venv-test .venv-check .venv-parity .venv-bench \
+	    .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find src tests bench scripts -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# --- The weights that tests use -----------------------------------------------------------------
+
+NO_WEIGHTS = { echo "The SmolLM2 weights (98 MB) are neither in the cache nor within reach." \
+    "Connect once, or put the file there: tribody pull smollm2" >&2; exit 1; }
+
+.PHONY: weights
+weights: .venv-test/.tribody
+	@.venv-test/bin/tribody pull smollm2 >/dev/null || $(NO_WEIGHTS)
+
+# --- Environments -------------------------------------------------------------------------------
+
+# make_env, DIRECTORY: a virtual environment, kept when it is there and runs.
+define make_env
+@if ! $(1)/bin/python -c pass 2>/dev/null; then \
+    python=$$(sh scripts/preflight.sh $(PYTHON)) || exit 1; \
+    echo "making $(1) with $$python"; rm -rf $(1); "$$python" -m venv $(1); fi
+endef
+
+# install_wheel, DIRECTORY: the wheel itself again (same version, new content), then what it needs.
+define install_wheel
+$(1)/bin/python -m pip install -q --no-deps --force-reinstall build/wheel/tribody-*.whl
+$(1)/bin/python -m pip install -q build/wheel/tribody-*.whl
+@touch $@
+endef
+
+.venv-build/.deps: requirements/build.txt
+	$(call make_env,.venv-build)
+	.venv-build/bin/python -m pip install -q -r requirements/build.txt
+	@touch $@
+
+.venv-test/.deps: requirements/test.txt
+	$(call make_env,.venv-test)
+	.venv-test/bin/python -m pip install -q -r requirements/test.txt
+	@touch $@
+
+.venv-check/.deps: requirements/check.txt requirements/test.txt
+	$(call make_env,.venv-check)
+	.venv-check/bin/python -m pip install -q -r requirements/check.txt
+	@touch $@
+
+.venv-parity/.deps: requirements/parity.txt requirements/torch.txt requirements/test.txt
+	$(call make_env,.venv-parity)
+	.venv-parity/bin/python -m pip install -q -r requirements/torch.txt
+	.venv-parity/bin/python -m pip install -q -r requirements/parity.txt
+	@touch $@
+
+# Built from source for this very machine, as its users are told to build it.  Once; it takes minutes.
+.venv-bench/.deps: requirements/bench.txt
+	$(call make_env,.venv-bench)
+	CMAKE_ARGS=-DGGML_NATIVE=ON .venv-bench/bin/python -m pip install \
+	    --no-binary llama-cpp-python -r requirements/bench.txt
+	@touch $@
+
+.venv/.tribody: build/wheel/.stamp
+	$(call make_env,.venv)
+	$(call install_wheel,.venv)
+
+.venv-%/.tribody: .venv-%/.deps build/wheel/.stamp
+	$(call install_wheel,.venv-$*)
+
+.PRECIOUS: .venv-%/.tribody
+
+# --- The wheel ----------------------------------------------------------------------------------
+
+SOURCE_FILES = find pyproject.toml CMakeLists.txt README.md LICENSE native src -type f \
+    ! -name '*.pyc' ! -name '*.so' ! -path 'native/dev-build*'
+
+build/sources.id: FORCE
+	@mkdir -p build
+	@$(SOURCE_FILES) | LC_ALL=C sort | xargs cksum > $@.new
+	@if cmp -s $@.new $@; then rm $@.new; else mv $@.new $@; fi
+
+build/wheel/.stamp: build/sources.id .venv-build/.deps
+	@rm -rf build/wheel && mkdir -p build/wheel
+	.venv-build/bin/python -m pip wheel -q --no-deps --no-build-isolation -w build/wheel .
+	@touch $@
