@@ -43,7 +43,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     """One accepted request: prompt token ids in, `n` choices out.
 
     `resumed` holds, after an engine restart, what each choice had already generated; the engine
-    replays those tokens and continues.  `finished` names the choices that had already ended.
+    replays those tokens and continues.  `finished` names the choices that had already ended, and
+    `resumed_cached_tokens` is the cache hit that the first event reported, which stays the usage's.
     `cache_salt` is the root of this request's prefix-cache keys: requests with different salts
     never share a page.
     """
@@ -55,6 +56,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     cache_salt: str = ""
     resumed: tuple[tuple[int, ...], ...] = ()
     finished: tuple[int, ...] = ()
+    resumed_cached_tokens: int | None = None
 
 
 class TokenLogprob(msgspec.Struct, frozen=True, array_like=True):
@@ -80,10 +82,11 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
 class Event(msgspec.Struct, frozen=True, kw_only=True):
     """What happened to one choice of one request in one step.
 
-    The last event of each choice has a `finish_reason`; the last event of the request has `usage`
-    too.  `error` is set exactly when `finish_reason` is "error", and never holds user text.
-    Tokens of a stop string are in `token_ids` (they were generated and are counted); the text
-    renderer cuts the text at the stop string.
+    The first event of a request has `cached_tokens`; the last event of each choice has a
+    `finish_reason`; the last event of the request has `usage` too.  `error` is set exactly when
+    `finish_reason` is "error", and never holds user text.  Tokens of a stop string are in
+    `token_ids` (they were generated and are counted); the text renderer cuts the text there.
+    `ended_by_token`: the last id is an end-of-sequence or stop token, which is no part of the text.
     """
 
     request_id: str
@@ -93,6 +96,8 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     finish_reason: FinishReason | None = None
     usage: Usage | None = None
     error: str | None = None
+    cached_tokens: int | None = None
+    ended_by_token: bool = False
 
 
 @dataclass(slots=True)
@@ -145,11 +150,16 @@ class StepPlan:
 
 @dataclass(slots=True)
 class SampledToken:
-    """The outcome of one SampleSlot."""
+    """The outcome of one SampleSlot.
+
+    `error` is set when no token could be drawn (logits that are not numbers); it ends this choice
+    with an error and never holds user text.
+    """
 
     sequence_id: int
     token_id: int
     logprob: TokenLogprob | None = None
+    error: str | None = None
 
 
 @dataclass(slots=True)

@@ -1,0 +1,43 @@
+"""What an engine says of itself: once when it is ready, and after every step."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """Facts that stay true while the engine process lives."""
+
+    model_id: str
+    model_type: str
+    vocab_size: int
+    max_context_tokens: int  # prompt and completion together, KV pool considered
+    weight_format: str
+    kv_format: str
+    weight_bytes: int
+    kv_budget_bytes: int
+    num_pages: int
+    page_size: int
+    max_running: int
+    num_threads: int
+    isa: str
+    load_seconds: float
+    fingerprint: str
+
+
+class EngineStats(msgspec.Struct, frozen=True, kw_only=True):
+    """Gauges and ever-growing counters of one engine process, taken after a step."""
+
+    steps: int = 0
+    running: int = 0
+    waiting: int = 0
+    pages_total: int = 0
+    pages_free: int = 0
+    pages_cached: int = 0
+    pages_used: int = 0
+    prompt_tokens: int = 0  # computed or found in the cache, counted at admission
+    cached_tokens: int = 0
+    generated_tokens: int = 0
+    preemptions: int = 0
+    step_seconds: float = 0.0  # the last step's duration
+    busy_seconds: float = 0.0  # summed over all steps

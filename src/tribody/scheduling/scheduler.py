@@ -1,0 +1,385 @@
+"""The scheduler: who runs in the next step, with how many tokens, on which pages.  Ids only.
+
+Two queues.  `running` sequences hold pages; `waiting` ones do not.  A step spends one token budget:
+first every running sequence that decodes, then prompts in order of arrival, in chunks, then newly
+admitted ones.  When pages run out the latest arrival is preempted: its pages go (full ones stay in
+the prefix tree) and it waits, at its place by arrival, to be recomputed.
+
+Nobody starves: both queues are served in order of arrival, the head of `waiting` is never jumped,
+and a request that could not fit in an empty pool is refused when it comes.
+
+It trades throughput for order: a small request never overtakes a large one that waits for pages.
+"""
+
+from __future__ import annotations
+
+from bisect import insort
+
+from tribody.core.config import SchedulerConfig
+from tribody.core.engine_info import EngineStats
+from tribody.core.errors import BadRequest, Overloaded
+from tribody.core.request import (
+    Chunk,
+    Event,
+    FinishReason,
+    Request,
+    SampledToken,
+    SampleSlot,
+    StepPlan,
+    StepResult,
+    Usage,
+)
+from tribody.memory.kv_memory import KVMemory, PageTable
+from tribody.scheduling.sequence import Job, Sequence, finish_reason
+
+
+def _order(sequence: Sequence) -> tuple[int, int]:
+    return (sequence.job.arrival, sequence.choice)
+
+
+class Scheduler:
+    """`add` and `abort` requests; `plan` a step; `apply` its result to get events."""
+
+    def __init__(
+        self, config: SchedulerConfig, eos_token_ids: frozenset[int], fingerprint: bytes
+    ) -> None:
+        if config.max_step_tokens < config.max_running:
+            raise ValueError("max_step_tokens must be at least max_running, or decodes would wait")
+        self.config = config
+        self.memory = KVMemory(config.num_pages, config.page_size, fingerprint)
+        self.max_context = min(config.max_context_tokens, config.num_pages * config.page_size)
+        self.running: list[Sequence] = []  # in order of arrival
+        self.waiting: list[Sequence] = []  # in order of arrival
+        self._jobs: dict[str, Job] = {}
+        self._eos = eos_token_ids
+        self._num_arrivals = 0
+        self._num_sequences = 0
+        self._num_steps = 0
+        self._prompt_tokens = self._cached_tokens = 0
+        self._generated_tokens = self._preemptions = 0
+
+    # ---- requests in and out
+
+    def add(self, request: Request) -> None:
+        """Queue a request.  Raises BadRequest if it can never run, else Overloaded."""
+        self._refuse_impossible(request)
+        if len(self.waiting) >= self.config.max_waiting:
+            raise Overloaded(
+                f"{len(self.waiting)} requests are waiting, the most that may; try again later"
+            )
+        self._num_arrivals += 1
+        job = Job(request, self._num_arrivals, completion_tokens=sum(map(len, request.resumed)))
+        if request.resumed_cached_tokens is not None:
+            job.cached_tokens, job.announced = request.resumed_cached_tokens, True
+        choices = [c for c in range(request.n) if c not in request.finished]
+        job.live.update(choices)
+        self._jobs[request.id] = job
+        trunk = self._sequence(job, choices[0])
+        trunk.choices = choices
+        insort(self.waiting, trunk, key=_order)
+
+    def _refuse_impossible(self, request: Request) -> None:
+        num_prompt = len(request.prompt_token_ids)
+        if request.id in self._jobs:
+            raise BadRequest(f"request id {request.id} is already in use")
+        if num_prompt == 0:
+            raise BadRequest("the prompt has no tokens; send at least one", param="prompt")
+        if num_prompt >= self.max_context:
+            raise BadRequest(
+                f"the prompt has {num_prompt} tokens; this server's context is "
+                f"{self.max_context} tokens, completion included: shorten the prompt",
+                param="prompt",
+                code="context_length_exceeded",
+            )
+        if request.sampling.max_tokens < 1:
+            raise BadRequest("max_tokens must be at least 1", param="max_tokens")
+        if not 1 <= request.n <= self.config.max_running:
+            raise BadRequest(
+                f"n is {request.n}; this server runs 1 to {self.config.max_running} at once",
+                param="n",
+            )
+        if len(set(request.finished)) >= request.n:
+            raise BadRequest("every choice of this request has ended already")
+
+    def abort(self, request_id: str) -> list[Event]:
+        """End all live choices of a request and free their pages.  Unknown ids are ignored."""
+        job = self._jobs.get(request_id)
+        if job is None:
+            return []
+        return self._end(job, "abort", None)
+
+    def _end(self, job: Job, reason: FinishReason, error: str | None) -> list[Event]:
+        for queue in (self.running, self.waiting):
+            for sequence in [s for s in queue if s.job is job]:
+                queue.remove(sequence)
+                self._free(sequence)
+        events = []
+        for choice in sorted(job.live):
+            job.live.discard(choice)
+            events.append(self._event(job, choice, [], finish=reason, error=error))
+        return events
+
+    def _sequence(self, job: Job, choice: int) -> Sequence:
+        self._num_sequences += 1
+        resumed = job.request.resumed
+        generated = list(resumed[choice]) if choice < len(resumed) else []
+        return Sequence(self._num_sequences, job, choice, [choice], generated)
+
+    def _free(self, sequence: Sequence) -> None:
+        if sequence.table is not None:
+            self.memory.close(sequence.table)
+            sequence.table = None
+        sequence.num_computed = 0
+
+    # ---- plan
+
+    def plan(self) -> StepPlan | None:
+        """The next step, or None when there is nothing to do."""
+        plan = StepPlan(self._num_steps + 1, [])
+        budget = self.config.max_step_tokens
+        for decodes in (True, False):
+            for sequence in list(self.running):
+                if sequence.table is None or (sequence.num_pending == 1) != decodes or not budget:
+                    continue
+                budget -= self._schedule(plan, sequence, budget)
+        while budget and self.waiting and self._admit(self.waiting[0]):
+            sequence = self.waiting.pop(0)
+            insort(self.running, sequence, key=_order)
+            budget -= self._schedule(plan, sequence, budget)
+        if not plan.chunks:
+            return None
+        self._num_steps += 1
+        return plan
+
+    def _admit(self, sequence: Sequence) -> bool:
+        """Give a waiting sequence the pages of its known tokens, if they and one more token fit.
+
+        A trunk that is yet to fork looks up its prompt only, so that the fork's row is computed.
+        """
+        seats = sum(len(s.choices) for s in self.running) + len(sequence.choices)
+        if seats > self.config.max_running:
+            return False
+        num_known = sequence.num_tokens
+        num_searched = len(sequence.prompt) if len(sequence.choices) > 1 else num_known
+        table = self.memory.open(sequence.tokens(0, num_searched), sequence.job.request.cache_salt)
+        wanted = min(num_known + 1, self.max_context)
+        if self.memory.num_missing(table, wanted) > self.memory.num_available():
+            self.memory.close(table)
+            return False
+        sequence.table = table
+        sequence.num_computed = len(table.pages) * self.config.page_size
+        self.memory.grow(table, sequence.num_computed, num_known)
+        if sequence.job.cached_tokens is None:
+            hit = min(sequence.num_computed, len(sequence.prompt))
+            sequence.job.cached_tokens = hit
+            self._prompt_tokens += len(sequence.prompt)
+            self._cached_tokens += hit
+        return True
+
+    def _schedule(self, plan: StepPlan, sequence: Sequence, budget: int) -> int:
+        """Add a chunk for this sequence if pages allow; returns the tokens it takes."""
+        first, num_prompt = sequence.num_computed, len(sequence.prompt)
+        end = min(first + budget, sequence.num_tokens)
+        if first < num_prompt:
+            end = min(end, num_prompt)  # a chunk is all prompt or all generated
+        table = self._grow(plan, sequence, first, end)
+        if table is None:
+            return 0
+        chunk = Chunk(
+            sequence_id=sequence.id,
+            token_ids=sequence.tokens(first, end),
+            start=first,
+            page_table=list(table.pages),
+            generated=first >= num_prompt,
+        )
+        if end == num_prompt:
+            chunk.samples = [
+                self._slot(sequence, choice)
+                for choice in sequence.choices
+                if not self._known_beyond_prompt(sequence, choice)
+            ]
+        elif end == sequence.num_tokens:
+            chunk.samples = [self._slot(sequence, sequence.choice)]
+        plan.chunks.append(chunk)
+        return end - first
+
+    @staticmethod
+    def _known_beyond_prompt(sequence: Sequence, choice: int) -> bool:
+        """Whether this choice has generated tokens to replay before the next one is drawn."""
+        if choice == sequence.choice:
+            return bool(sequence.generated)
+        resumed = sequence.job.request.resumed
+        return choice < len(resumed) and bool(resumed[choice])
+
+    @staticmethod
+    def _slot(sequence: Sequence, choice: int) -> SampleSlot:
+        request = sequence.job.request
+        generated = sequence.generated if choice == sequence.choice else []
+        return SampleSlot(
+            sequence_id=sequence.id,
+            choice=choice,
+            position=len(generated),
+            params=request.sampling,
+            prompt_token_ids=request.prompt_token_ids,
+            generated=generated,
+        )
+
+    def _grow(self, plan: StepPlan, sequence: Sequence, first: int, end: int) -> PageTable | None:
+        """Pages for positions [first, end), preempting later arrivals for them if need be."""
+        while sequence.table is not None:
+            copies = self.memory.grow(sequence.table, first, end)
+            if copies is not None:
+                plan.page_copies.extend(copies)
+                return sequence.table
+            self._preempt(plan, self.running[-1])
+        return None
+
+    def _preempt(self, plan: StepPlan, victim: Sequence) -> None:
+        self.running.remove(victim)
+        dropped = [chunk for chunk in plan.chunks if chunk.sequence_id == victim.id]
+        if dropped and victim.table is not None:
+            held = set(victim.table.pages)
+            plan.page_copies = [pair for pair in plan.page_copies if pair[1] not in held]
+            plan.chunks.remove(dropped[0])
+        self._free(victim)
+        insort(self.waiting, victim, key=_order)
+        self._preemptions += 1
+
+    # ---- apply
+
+    def apply(
+        self, plan: StepPlan, result: StepResult, stopped: frozenset[tuple[int, int]]
+    ) -> list[Event]:
+        """Take in a step's result.  `stopped`: (sequence id, choice) that met a stop string."""
+        events: list[Event] = []
+        tokens = iter(result.tokens)
+        by_id = {sequence.id: sequence for sequence in self.running}
+        for chunk in plan.chunks:
+            sequence = by_id[chunk.sequence_id]
+            assert sequence.table is not None
+            sequence.num_computed += len(chunk.token_ids)
+            num_prompt = len(sequence.prompt)
+            if self.memory.has_new_pages(sequence.table, sequence.num_computed):
+                known = sequence.tokens(0, sequence.num_computed)
+                self.memory.commit(sequence.table, known, sequence.num_computed, num_prompt)
+            drawn = {slot.choice: next(tokens) for slot in chunk.samples}
+            branches = [sequence]
+            if sequence.num_computed == num_prompt:
+                branches += self._fork(sequence)
+            for branch in branches:
+                token = drawn.get(branch.choice)
+                if token is not None:
+                    halt = (chunk.sequence_id, branch.choice) in stopped
+                    events += self._advance(branch, token, halt=halt)
+        return events
+
+    def _fork(self, trunk: Sequence) -> list[Sequence]:
+        """The prompt is computed: give every other choice a sequence over the same pages."""
+        assert trunk.table is not None
+        others, trunk.choices = trunk.choices[1:], trunk.choices[:1]
+        twins = []
+        for choice in others:
+            twin = self._sequence(trunk.job, choice)
+            twin.num_computed = trunk.num_computed
+            twin.table = self.memory.fork(trunk.table, trunk.num_computed)
+            insort(self.running, twin, key=_order)
+            twins.append(twin)
+        return twins
+
+    def _advance(self, sequence: Sequence, token: SampledToken, *, halt: bool) -> list[Event]:
+        """One more token of one choice: count it, announce it, and end the choice if it is over."""
+        job = sequence.job
+        if token.error is not None:
+            self._retire(sequence)
+            job.live.discard(sequence.choice)
+            return [self._event(job, sequence.choice, [], finish="error", error=token.error)]
+        sequence.generated.append(token.token_id)
+        job.completion_tokens += 1
+        self._generated_tokens += 1
+        reason = finish_reason(sequence, token.token_id, self._eos, self.max_context)
+        by_token = reason == "stop"
+        if halt and not by_token:
+            reason = "stop"
+        if reason is not None:
+            self._retire(sequence)
+            job.live.discard(sequence.choice)
+        return [self._event(job, sequence.choice, [token], finish=reason, ended_by_token=by_token)]
+
+    def _retire(self, sequence: Sequence) -> None:
+        self.running.remove(sequence)
+        self._free(sequence)
+
+    def _event(
+        self,
+        job: Job,
+        choice: int,
+        tokens: list[SampledToken],
+        *,
+        finish: FinishReason | None,
+        error: str | None = None,
+        ended_by_token: bool = False,
+    ) -> Event:
+        usage = None
+        if finish is not None and not job.live:
+            del self._jobs[job.request.id]
+            usage = Usage(
+                prompt_tokens=len(job.request.prompt_token_ids),
+                cached_tokens=job.cached_tokens or 0,
+                completion_tokens=job.completion_tokens,
+            )
+        cached = None if job.announced else job.cached_tokens
+        job.announced = job.announced or cached is not None
+        logprobs = [t.logprob for t in tokens if t.logprob is not None]
+        return Event(
+            request_id=job.request.id,
+            choice=choice,
+            token_ids=[t.token_id for t in tokens],
+            logprobs=logprobs or None,
+            finish_reason=finish,
+            usage=usage,
+            error=error,
+            cached_tokens=cached,
+            ended_by_token=ended_by_token,
+        )
+
+    # ---- books
+
+    @property
+    def num_unfinished(self) -> int:
+        """Requests that have not ended."""
+        return len(self._jobs)
+
+    def fail_all(self, error: str) -> list[Event]:
+        """End every request with an error: a step could not be run."""
+        return [e for job in list(self._jobs.values()) for e in self._end(job, "error", error)]
+
+    def stats(self) -> EngineStats:
+        pool = self.memory.pool
+        return EngineStats(
+            steps=self._num_steps,
+            running=len(self.running),
+            waiting=len(self.waiting),
+            pages_total=pool.num_pages,
+            pages_free=pool.num_free,
+            pages_cached=pool.num_cached,
+            pages_used=pool.num_used,
+            prompt_tokens=self._prompt_tokens,
+            cached_tokens=self._cached_tokens,
+            generated_tokens=self._generated_tokens,
+            preemptions=self._preemptions,
+        )
+
+    def check(self) -> None:
+        """Conservation: pages, queues and jobs agree with each other."""
+        self.memory.check()
+        for queue in (self.running, self.waiting):
+            assert queue == sorted(queue, key=_order)
+        for sequence in self.running:
+            assert sequence.table is not None
+            assert len(sequence.table.pages) * self.config.page_size >= sequence.num_computed
+            assert sequence.num_pending > 0
+        assert all(s.table is None for s in self.waiting)
+        live = {(s.job.request.id, c) for s in self.running + self.waiting for c in s.choices}
+        assert live == {(j.request.id, c) for j in self._jobs.values() for c in j.live}
+        if not self._jobs:
+            assert self.memory.pool.num_used == 0, "pages are held with no request alive"
