@@ -1,0 +1,265 @@
+// Grouped-query attention over pages, one kernel for prefill and decode.
+//
+// Work is cut into tiles: some rows of one sequence times the query heads of one key-value head.
+// A tile walks the pages in order and reads each once for all its (row, head) pairs.  Every pair
+// keeps a running maximum, sum and output (online softmax), updated once per page of 64 positions;
+// mix.inc makes each of its sums one chain in a fixed order.  So tiles may be cut in any way and
+// handed to any thread: a pair's bits stay the same.
+//
+// Positions behind a row's own are never touched: their scores are overwritten before use, and
+// values are summed only up to the row's position.  Unwritten page memory may hold NaN.
+#include "attention.h"
+
+#include <cstring>
+#include <type_traits>
+
+#include "simd.h"
+#include "threads.h"
+
+namespace tribody::TRIBODY_ISA {
+namespace {
+
+#include "mix.inc"
+#include "softmax.inc"
+
+// (row, head) pairs of a tile: converting a float16 page to float32 costs about as much as four
+// pairs' arithmetic on it, so 48 keep that under a tenth; and 48 pairs of scores and outputs at
+// D = 64 (24 KB) fit the 32 KB L1 cache beside the part of the page in use.
+constexpr int64_t kTilePairs = 48;
+
+// A list this short is sorted (longest first); in a longer one no tile weighs enough to matter.
+constexpr int64_t kSortedTiles = 64;
+
+struct Tile {
+  int32_t sequence, kv_head;
+  int32_t first_row, rows;    // rows counted in the whole step
+  int32_t first_head, heads;  // heads counted inside the group
+  int64_t cost;
+};
+
+struct Workspace {
+  float *q, *scores, *out, *keys, *values, *max, *sum, *carry;
+  int64_t out_width;
+
+  static int64_t padded(int64_t n) { return (n + V::lanes - 1) / V::lanes * V::lanes; }
+
+  Workspace(int64_t pairs, int64_t dim) : out_width(padded(dim)) {
+    const int64_t state = padded(pairs);
+    const int64_t sizes[] = {padded(pairs * dim), pairs * kPage, pairs * out_width,
+                             dim * kPage,         kPage * out_width, state, state, state};
+    int64_t total = 0;
+    for (int64_t size : sizes) total += size;
+    float* next = scratch<float>(Scratch::attention_b, total);
+    float** const parts[] = {&q, &scores, &out, &keys, &values, &max, &sum, &carry};
+    for (int i = 0; i < 8; ++i) {
+      *parts[i] = next;
+      next += sizes[i];
+    }
+  }
+};
+
+// Element p of the page's head: offset in elements for float32 and float16 alike.
+template <class T>
+void convert(const T* from, int64_t count, float* to) {
+  for (int64_t i = 0; i < count; i += V::lanes) V::store(to + i, load_vector(from + i));
+}
+
+TRIBODY_INLINE float to_float(float x) { return x; }
+TRIBODY_INLINE float to_float(Half x) { return V::half_to_float(x); }
+
+// Value rows [0, count) as float32 rows of out_width, zeros behind column dim.
+template <class T>
+void convert_rows(const T* from, int64_t dim, int64_t count, float* to, int64_t width) {
+  if (dim == width) return convert(from, dim * count, to);
+  for (int64_t j = 0; j < count; ++j)
+    for (int64_t d = 0; d < width; ++d) to[j * width + d] = d < dim ? to_float(from[j * dim + d]) : 0;
+}
+
+template <class T>
+struct TileRun {
+  const AttendCall& call;
+  const Tile& tile;
+  Workspace& work;
+  int64_t first_position;  // of the tile's first row
+
+  int64_t dim() const { return call.head_dim; }
+
+  // Positions of a page starting at `base` that the tile's row r attends to; may be <= 0.
+  int64_t valid(int64_t r, int64_t base) const {
+    const int64_t count = first_position + r + 1 - base;
+    return count < kPage ? count : kPage;
+  }
+
+  void load_queries() {
+    const int64_t head = tile.kv_head * (call.num_heads / call.num_kv_heads) + tile.first_head;
+    const int64_t width = tile.heads * dim();
+    for (int64_t r = 0; r < tile.rows; ++r)
+      std::memcpy(work.q + r * width, call.q.row(tile.first_row + r) + head * dim(),
+                  static_cast<size_t>(width) * sizeof(float));
+    const int64_t pairs = tile.rows * tile.heads;
+    clear_state(Workspace::padded(pairs), work.max, work.sum);
+    std::memset(work.out, 0, static_cast<size_t>(pairs * work.out_width) * sizeof(float));
+  }
+
+  // Rows [r0, rows) against one page.
+  void visit(const T* keys, const T* values, int64_t r0, int64_t base) {
+    const int64_t pair0 = r0 * tile.heads, pairs = tile.rows * tile.heads - pair0;
+    const bool direct = std::is_same_v<T, float> || pairs <= tile_rows(1);
+    float* scores = work.scores + pair0 * kPage;
+    const Strided q{work.q + pair0 * dim(), dim(), 1};
+    const MixOut to_scores{scores, kPage, Start::zero, nullptr};
+    if (direct) {
+      mix(pairs, kPage, q, keys, kPage, dim(), to_scores);
+    } else {
+      convert(keys, dim() * kPage, work.keys);
+      mix(pairs, kPage, q, work.keys, kPage, dim(), to_scores);
+    }
+    for (int64_t r = r0; r < tile.rows; ++r)
+      for (int64_t h = 0; h < tile.heads; ++h) {
+        const int64_t pair = r * tile.heads + h;
+        weigh_row(work.scores + pair * kPage, valid(r, base), call.scale, pair, state());
+      }
+    finish_weights(pair0, pair0 + pairs, state());
+
+    const int64_t most = valid(tile.rows - 1, base);
+    if (direct && dim() == work.out_width) {
+      add_values(values, dim(), r0, base);
+    } else {
+      convert_rows(values, dim(), most, work.values, work.out_width);
+      add_values(work.values, work.out_width, r0, base);
+    }
+  }
+
+  SoftmaxState state() const { return {work.max, work.sum, work.carry}; }
+
+  // out = out * carry + weights . values: the positions that all rows share, then each row's own.
+  template <class U>
+  void add_values(const U* values, int64_t stride, int64_t r0, int64_t base) {
+    const int64_t shared = valid(r0, base), heads = tile.heads;
+    const auto add = [&](int64_t r, int64_t rows, int64_t from, int64_t to, Start start) {
+      const int64_t pair = r * heads;
+      mix(rows * heads, work.out_width, Strided{work.scores + pair * kPage + from, kPage, 1},
+          values + from * stride, stride, to - from,
+          MixOut{work.out + pair * work.out_width, work.out_width, start, work.carry + pair});
+    };
+    add(r0, tile.rows - r0, 0, shared, Start::carry);
+    for (int64_t r = r0 + 1; r < tile.rows && shared < kPage; ++r)
+      add(r, 1, shared, valid(r, base), Start::keep);
+  }
+
+  void store_out() {
+    const int64_t head = tile.kv_head * (call.num_heads / call.num_kv_heads) + tile.first_head;
+    for (int64_t r = 0; r < tile.rows; ++r)
+      for (int64_t h = 0; h < tile.heads; ++h) {
+        const int64_t pair = r * tile.heads + h;
+        divide_row(work.out + pair * work.out_width, work.sum[pair], dim(),
+                   call.out.row(tile.first_row + r) + (head + h) * dim());
+      }
+  }
+
+  void run() {
+    load_queries();
+    const int32_t* table = call.batch.table(tile.sequence);
+    const int64_t head_size = dim() * kPage, page_size = call.num_kv_heads * head_size;
+    const T* k_pages = static_cast<const T*>(call.k_pages) + tile.kv_head * head_size;
+    const T* v_pages = static_cast<const T*>(call.v_pages) + tile.kv_head * head_size;
+    const int64_t end = first_position + tile.rows;
+    for (int64_t base = 0; base < end; base += kPage) {
+      const int64_t offset = table[base / kPage] * page_size;
+      visit(k_pages + offset, v_pages + offset, base > first_position ? base - first_position : 0,
+            base);
+    }
+    store_out();
+  }
+};
+
+// Emits tiles of at most `rows` rows; a group larger than kTilePairs is cut by heads.
+int64_t cut_tiles(const AttendCall& call, int64_t rows, Tile* tiles) {
+  const int64_t share = call.num_heads / call.num_kv_heads;
+  const int64_t step = share < kTilePairs ? share : kTilePairs;
+  int64_t count = 0;
+  for (int64_t b = 0; b < call.batch.num_sequences; ++b) {
+    const int64_t total = call.batch.rows(b);
+    for (int64_t done = 0; done < total; done += rows) {
+      const int64_t height = total - done < rows ? total - done : rows;
+      const int64_t positions = call.batch.starts[b] + done + height;
+      for (int64_t kv_head = 0; kv_head < call.num_kv_heads; ++kv_head)
+        for (int64_t head = 0; head < share; head += step) {
+          const int64_t heads = share - head < step ? share - head : step;
+          if (tiles != nullptr)
+            tiles[count] = Tile{int32_t(b),      int32_t(kv_head), int32_t(call.batch.row_starts[b] + done),
+                                int32_t(height), int32_t(head),    int32_t(heads),
+                                positions * (height * heads + 4)};
+          ++count;
+        }
+    }
+  }
+  return count;
+}
+
+// With fewer tiles than would balance themselves, cuts the list into equal shares for the threads;
+// a tile across a cut is split by heads (its pages are then read twice).  Returns the new count.
+int64_t split_by_heads(Tile* tiles, int64_t count, int64_t threads) {
+  int64_t units = 0;
+  for (int64_t i = 0; i < count; ++i) units += tiles[i].heads;
+  int64_t end = count, seen = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    const int64_t from = seen, to = seen += tiles[i].heads;
+    for (int64_t t = threads - 1; t > 0; --t) {
+      const int64_t cut = (units * t + threads / 2) / threads;
+      const int64_t have = from + tiles[i].heads;  // what is left of the tile ends here
+      if (cut <= from || cut >= have || have > to) continue;
+      Tile upper = tiles[i];
+      upper.heads = int32_t(have - cut);
+      upper.first_head += int32_t(cut - from);
+      tiles[i].heads = int32_t(cut - from);
+      const int64_t positions = upper.cost / ((upper.heads + tiles[i].heads) * upper.rows + 4);
+      upper.cost = positions * (upper.heads * upper.rows + 4);
+      tiles[i].cost = positions * (tiles[i].heads * upper.rows + 4);
+      tiles[end++] = upper;
+    }
+  }
+  return end;
+}
+
+void sort_longest_first(Tile* tiles, int64_t count) {
+  for (int64_t i = 1; i < count; ++i) {
+    const Tile moved = tiles[i];
+    int64_t j = i;
+    for (; j > 0 && tiles[j - 1].cost < moved.cost; --j) tiles[j] = tiles[j - 1];
+    tiles[j] = moved;
+  }
+}
+
+template <class T>
+void attend_tiles(const AttendCall& call, const Tile* tiles, int64_t count) {
+  parallel_for(count, [&](int64_t index) {
+    const Tile& tile = tiles[index];
+    Workspace work(kTilePairs, call.head_dim);
+    const int64_t row = tile.first_row - call.batch.row_starts[tile.sequence];
+    TileRun<T>{call, tile, work, call.batch.starts[tile.sequence] + row}.run();
+  });
+}
+
+}  // namespace
+
+void attend(const AttendCall& call) {
+  const int64_t share = call.num_heads / call.num_kv_heads, threads = num_threads();
+  int64_t rows = share < kTilePairs ? kTilePairs / share : 1;
+  int64_t count = cut_tiles(call, rows, nullptr);
+  while (rows > 1 && threads > 1 && count < 4 * threads) {  // lower tiles balance better
+    rows = (rows + 1) / 2;
+    count = cut_tiles(call, rows, nullptr);
+  }
+  Tile* tiles = scratch<Tile>(Scratch::attention_a, count + threads);
+  cut_tiles(call, rows, tiles);
+  if (count < 4 * threads && count % threads != 0) count = split_by_heads(tiles, count, threads);
+  if (count <= kSortedTiles) sort_longest_first(tiles, count);
+  if (call.half) {
+    attend_tiles<Half>(call, tiles, count);
+  } else {
+    attend_tiles<float>(call, tiles, count);
+  }
+}
+
+}  // namespace tribody::TRIBODY_ISA

@@ -1,0 +1,94 @@
+// Attention over pages: what the bindings fill in and the kernels take.  All pointers and sizes
+// have been checked; kernels cannot fail except for want of memory.
+#pragma once
+
+#include <cstdint>
+
+#include "isa.h"
+
+namespace tribody {
+
+inline constexpr int64_t kPage = 64;  // positions in a page, core/config.py PAGE_SIZE
+
+using Half = uint16_t;  // the bits of a float16
+
+// Rows of a float32 array: `stride` floats from one to the next, elements of a row adjacent.
+template <typename T>
+struct Rows {
+  T* data;
+  int64_t stride;
+
+  T* row(int64_t index) const { return data + index * stride; }
+};
+
+// Which rows belong to which sequence (ops/table.py AttentionBatch).  Page ids of all positions
+// that the rows attend to are inside the pages.
+struct Batch {
+  int64_t num_sequences;
+  const int32_t* row_starts;   // (B + 1,)
+  const int32_t* starts;       // (B,)
+  const int32_t* page_tables;  // (B, table_length)
+  int64_t table_length;
+
+  int64_t rows(int64_t b) const { return row_starts[b + 1] - row_starts[b]; }
+  const int32_t* table(int64_t b) const { return page_tables + b * table_length; }
+};
+
+struct RopeCall {
+  Rows<float> qkv;  // (T, (Hq + 2 Hkv) D)
+  int64_t rows, num_heads, num_kv_heads, head_dim;
+  Rows<const float> cos, sin;       // (T, D / 2)
+  const float *q_weight, *k_weight;  // (D,), or both nullptr
+  float eps;
+  const int64_t* slots;  // (T,)
+  void *k_pages, *v_pages;
+  bool half;  // the pages are float16
+};
+
+struct AttendCall {
+  Rows<const float> q;  // the first Hq D columns
+  int64_t num_heads, num_kv_heads, head_dim;
+  const void *k_pages, *v_pages;  // (P, Hkv, D, 64), (P, Hkv, 64, D)
+  bool half;
+  Batch batch;
+  float scale;
+  Rows<float> out;
+};
+
+struct MlaStoreCall {
+  Rows<float> q;  // (T, H (Dn + Dr))
+  int64_t rows, num_heads, nope, rope;
+  Rows<const float> kv_a;  // (T, R + Dr)
+  const float* norm;       // (R,)
+  int64_t rank;
+  float eps;
+  Rows<const float> cos, sin;  // (T, Dr / 2)
+  bool interleaved;
+  const int64_t* slots;
+  void* pages;  // (P, 64, R + Dr)
+  bool half;
+};
+
+struct MatrixView;
+
+struct MlaAttendCall {
+  Rows<const float> q;  // (T, H (Dn + Dr))
+  int64_t rows, num_heads, nope, rope, rank, value_dim;
+  const MatrixView *w_uk, *w_uv;  // absorbed: (H, R, Dn), (H, Dv, R)
+  const MatrixView* kv_b;         // expanded: (H (Dn + Dv), R)
+  const void* pages;              // (P, 64, R + Dr)
+  bool half;
+  Batch batch;
+  float scale;
+  Rows<float> out;  // (T, H Dv)
+};
+
+}  // namespace tribody
+
+#define TRIBODY_ATTENTION_KERNELS                                   \
+  void rope_store(const ::tribody::RopeCall& call);                 \
+  void attend(const ::tribody::AttendCall& call);                   \
+  void mla_store(const ::tribody::MlaStoreCall& call);              \
+  void mla_attend_absorbed(const ::tribody::MlaAttendCall& call);   \
+  void mla_attend_expanded(const ::tribody::MlaAttendCall& call);
+TRIBODY_IN_EACH_ISA(TRIBODY_ATTENTION_KERNELS)

@@ -1,0 +1,59 @@
+// Checks that every binding shares.  bindings*.cc are the only files that Python sees: they check
+// dtype, shape, strides and alignment and raise ShapeError; kernels behind them cannot fail.
+#pragma once
+
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+
+#include <cstdint>
+#include <stdexcept>
+#include <string>
+
+#include "matrix.h"
+
+namespace tribody {
+
+namespace nb = nanobind;
+
+// Becomes tribody.core.errors.ShapeError in Python.
+struct ShapeError : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
+using In = nb::ndarray<nb::ro, nb::device::cpu>;  // read only is enough
+using Out = nb::ndarray<nb::device::cpu>;         // written; must be writable
+
+std::string describe(const char* name, const nb::dlpack::dtype& dtype, size_t ndim,
+                     const int64_t* shape);
+
+// `array` as rows of T: exactly `ndim` axes, the last one contiguous, aligned to T.  `name` is the
+// argument's name for the message.  Returns the data pointer.
+template <typename T, typename Array>
+auto* checked(const Array& array, const char* name, size_t ndim) {
+  const bool fits = array.dtype() == nb::dtype<T>() && array.ndim() == ndim;
+  if (!fits || (ndim > 0 && array.stride(ndim - 1) != 1 && array.shape(ndim - 1) > 1)) {
+    std::string message = std::string(name) + ": expected " + std::to_string(ndim) +
+                          " axes of " + std::to_string(sizeof(T) * 8) +
+                          "-bit elements of the operator's dtype, the last axis contiguous; got " +
+                          describe(name, array.dtype(), array.ndim(), array.shape_ptr());
+    throw ShapeError(message);
+  }
+  using Pointer = std::conditional_t<Array::ReadOnly, const T*, T*>;
+  auto* data = static_cast<Pointer>(array.data());
+  if (reinterpret_cast<uintptr_t>(data) % alignof(T) != 0) {
+    throw ShapeError(std::string(name) + ": the array's memory is not aligned to its element");
+  }
+  return data;
+}
+
+// Raises unless actual == expected.
+inline void check_size(const char* name, int64_t actual, int64_t expected) {
+  if (actual != expected) {
+    throw ShapeError(std::string(name) + " is " + std::to_string(actual) + ", expected " +
+                     std::to_string(expected));
+  }
+}
+
+void bind_attention(nb::module_& module);
+
+}  // namespace tribody

@@ -1,0 +1,48 @@
+// Detection and choice of the instruction set.
+#include "isa.h"
+
+#include <atomic>
+
+namespace tribody {
+namespace {
+
+// Each level asks for every feature that its files are compiled with (CMakeLists.txt).
+bool detect(Isa isa) {
+#if defined(__x86_64__) || defined(_M_X64)
+  __builtin_cpu_init();
+  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+                    __builtin_cpu_supports("f16c");
+  switch (isa) {
+    case Isa::portable: return true;
+    case Isa::avx2: return avx2;
+    case Isa::avxvnni: return avx2 && __builtin_cpu_supports("avxvnni");
+    case Isa::avx512vnni:
+      return avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+             __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+             __builtin_cpu_supports("avx512vnni");
+  }
+  return false;
+#else
+  return isa == Isa::portable;
+#endif
+}
+
+int best() {
+  for (int level = kNumIsas - 1; level > 0; --level) {
+    if (detect(static_cast<Isa>(level))) return level;
+  }
+  return 0;
+}
+
+std::atomic<int>& chosen() {
+  static std::atomic<int> level{best()};
+  return level;
+}
+
+}  // namespace
+
+bool isa_available(Isa isa) { return detect(isa); }
+Isa current_isa() { return static_cast<Isa>(chosen().load(std::memory_order_relaxed)); }
+void set_isa(Isa isa) { chosen().store(static_cast<int>(isa), std::memory_order_relaxed); }
+
+}  // namespace tribody

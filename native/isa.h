@@ -1,0 +1,49 @@
+// Which instruction sets this build holds, which this machine has, and which is in use.
+//
+// A kernel file is compiled once per instruction set into namespace tribody::<isa> (CMakeLists.txt).
+// Its header declares the functions in all of them and callers choose at run time:
+//
+//     #define TRIBODY_NORM_KERNELS void rms_norm(const NormCall& call);
+//     TRIBODY_IN_EACH_ISA(TRIBODY_NORM_KERNELS)
+//     ...
+//     TRIBODY_DISPATCH(rms_norm(call));
+//
+// Inside a kernel file, kernels of the same instruction set are called by their plain names.
+// Kernel files include no C++ standard header that defines inline functions which could be emitted
+// out of line: the linker would keep one copy for all, perhaps the one for the newest machine.
+#pragma once
+
+namespace tribody {
+
+// From the slowest to the fastest; names are those that Python sees.
+enum class Isa : int { portable, avx2, avxvnni, avx512vnni };
+inline constexpr int kNumIsas = 4;
+inline constexpr const char* kIsaNames[kNumIsas] = {"portable", "avx2", "avxvnni", "avx512vnni"};
+
+bool isa_available(Isa isa);
+Isa current_isa();
+// Kernels started later use `isa`, which must be available.
+void set_isa(Isa isa);
+
+}  // namespace tribody
+
+#if defined(__x86_64__) || defined(_M_X64)
+#define TRIBODY_IN_EACH_ISA(DECLARATIONS)                 \
+  namespace tribody::portable { DECLARATIONS }   \
+  namespace tribody::avx2 { DECLARATIONS }       \
+  namespace tribody::avxvnni { DECLARATIONS }    \
+  namespace tribody::avx512vnni { DECLARATIONS }
+#define TRIBODY_DISPATCH(CALL)                                                       \
+  do {                                                                               \
+    switch (::tribody::current_isa()) {                                              \
+      case ::tribody::Isa::avx512vnni: ::tribody::avx512vnni::CALL; break;           \
+      case ::tribody::Isa::avxvnni: ::tribody::avxvnni::CALL; break;                 \
+      case ::tribody::Isa::avx2: ::tribody::avx2::CALL; break;                       \
+      default: ::tribody::portable::CALL; break;                                     \
+    }                                                                                \
+  } while (0)
+#else
+#define TRIBODY_IN_EACH_ISA(DECLARATIONS) \
+  namespace tribody::portable { DECLARATIONS }
+#define TRIBODY_DISPATCH(CALL) ::tribody::portable::CALL
+#endif
