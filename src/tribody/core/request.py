@@ -114,6 +114,7 @@ class SampleSlot:
     params: SamplingParams
     prompt_token_ids: list[int]
     generated: list[int]
+    request_id: str = ""
 
 
 @dataclass(slots=True)

@@ -222,6 +222,7 @@ class Scheduler:
             params=request.sampling,
             prompt_token_ids=request.prompt_token_ids,
             generated=generated,
+            request_id=request.id,
         )
 
     def _grow(self, plan: StepPlan, sequence: Sequence, first: int, end: int) -> PageTable | None:
@@ -248,9 +249,9 @@ class Scheduler:
     # ---- apply
 
     def apply(
-        self, plan: StepPlan, result: StepResult, stopped: frozenset[tuple[int, int]]
+        self, plan: StepPlan, result: StepResult, stopped: frozenset[tuple[str, int]]
     ) -> list[Event]:
-        """Take in a step's result.  `stopped`: (sequence id, choice) that met a stop string."""
+        """Take in a step's result.  `stopped`: (request id, choice) that met a stop string."""
         events: list[Event] = []
         tokens = iter(result.tokens)
         by_id = {sequence.id: sequence for sequence in self.running}
@@ -269,7 +270,7 @@ class Scheduler:
             for branch in branches:
                 token = drawn.get(branch.choice)
                 if token is not None:
-                    halt = (chunk.sequence_id, branch.choice) in stopped
+                    halt = (sequence.job.request.id, branch.choice) in stopped
                     events += self._advance(branch, token, halt=halt)
         return events
 
@@ -353,7 +354,8 @@ class Scheduler:
         """End every request with an error: a step could not be run."""
         return [e for job in list(self._jobs.values()) for e in self._end(job, "error", error)]
 
-    def stats(self) -> EngineStats:
+    def stats(self, step_seconds: float = 0.0, busy_seconds: float = 0.0) -> EngineStats:
+        """The books in one record; the engine adds the times, which the scheduler does not know."""
         pool = self.memory.pool
         return EngineStats(
             steps=self._num_steps,
@@ -367,6 +369,8 @@ class Scheduler:
             cached_tokens=self._cached_tokens,
             generated_tokens=self._generated_tokens,
             preemptions=self._preemptions,
+            step_seconds=step_seconds,
+            busy_seconds=busy_seconds,
         )
 
     def check(self) -> None:

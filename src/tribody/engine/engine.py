@@ -1,0 +1,100 @@
+"""The engine: requests in, events out, one step at a time.  It knows neither arrays nor models.
+
+One thread owns it.  It joins the scheduler (ids), the executor (arrays) and the text streams that
+find stop strings, so that a request ends, and is counted, in the step that ended it.
+"""
+
+from __future__ import annotations
+
+from tribody.core.clock import Clock, MonotonicClock
+from tribody.core.engine_info import EngineStats
+from tribody.core.errors import EngineFailed
+from tribody.core.request import Event, Request, StepPlan, StepResult
+from tribody.engine.executor import Executor
+from tribody.scheduling.scheduler import Scheduler
+from tribody.text.detokenizer import TextStream
+from tribody.text.tokenizer import Tokenizer
+
+
+class Engine:
+    """`submit` and `abort` requests; `step` until `has_work` is false."""
+
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        executor: Executor,
+        tokenizer: Tokenizer | None,
+        clock: Clock | None = None,
+    ) -> None:
+        """`tokenizer` None: requests with stop strings cannot be served."""
+        self._scheduler = scheduler
+        self._executor = executor
+        self._tokenizer = tokenizer
+        self._clock = clock or MonotonicClock()
+        self._streams: dict[tuple[str, int], TextStream] = {}
+        self._pending: list[Event] = []
+        self._step_seconds = self._busy_seconds = 0.0
+
+    def submit(self, request: Request) -> None:
+        """Accept a request.  Raises BadRequest if it can never run, Overloaded if it cannot now."""
+        self._scheduler.add(request)
+        if not request.sampling.stop:
+            return
+        assert self._tokenizer is not None, "stop strings need a tokenizer"
+        for choice in range(request.n):
+            stream = TextStream(self._tokenizer, request.sampling.stop)
+            if choice < len(request.resumed):
+                stream.push(request.resumed[choice])
+            self._streams[request.id, choice] = stream
+
+    def abort(self, request_id: str) -> None:
+        """End a request early; its last events come with the next step.  Ignores unknown ids."""
+        self._deliver(self._scheduler.abort(request_id))
+
+    def has_work(self) -> bool:
+        return bool(self._pending) or self._scheduler.num_unfinished > 0
+
+    def step(self) -> list[Event]:
+        """Run one step and return what happened, events of aborts since the last step first."""
+        started = self._clock.now()
+        plan = self._scheduler.plan()
+        if plan is not None:
+            try:
+                result = self._executor.run(plan)
+            except EngineFailed as failure:
+                self._deliver(self._scheduler.fail_all(str(failure)))
+            else:
+                stopped = self._find_stops(plan, result)
+                self._deliver(self._scheduler.apply(plan, result, stopped))
+            self._step_seconds = self._clock.now() - started
+            self._busy_seconds += self._step_seconds
+        events, self._pending = self._pending, []
+        return events
+
+    def _find_stops(self, plan: StepPlan, result: StepResult) -> frozenset[tuple[str, int]]:
+        """(request id, choice) of those whose text now contains a stop string."""
+        if not self._streams:
+            return frozenset()
+        stopped = []
+        slots = (slot for chunk in plan.chunks for slot in chunk.samples)
+        for slot, token in zip(slots, result.tokens, strict=True):
+            stream = self._streams.get((slot.request_id, slot.choice))
+            if stream is not None and token.error is None:
+                stream.push([token.token_id])
+                if stream.stopped:
+                    stopped.append((slot.request_id, slot.choice))
+        return frozenset(stopped)
+
+    def _deliver(self, events: list[Event]) -> None:
+        for event in events:
+            if event.finish_reason is not None:
+                self._streams.pop((event.request_id, event.choice), None)
+        self._pending += events
+
+    def stats(self) -> EngineStats:
+        return self._scheduler.stats(self._step_seconds, self._busy_seconds)
+
+    def check(self) -> None:
+        """Pages, queues and books agree; an AssertionError says that they do not."""
+        self._scheduler.check()
+        assert not self._streams or self._scheduler.num_unfinished > 0
