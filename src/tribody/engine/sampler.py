@@ -1,0 +1,168 @@
+"""From logits to tokens.
+
+Order of the steps, as in vLLM (OpenAI documents the formulas of 1 and 3, not the order):
+
+1. logit_bias is added.
+2. repetition_penalty r, over prompt and generated tokens: a positive logit is divided by r, a
+   negative one multiplied.
+3. frequency_penalty * count + presence_penalty is subtracted, over generated tokens only.
+4. temperature 0 takes the largest logit (the lowest id among equals) and ends here; else divide.
+5. min_p drops tokens less probable than min_p times the most probable one.
+6. top_k keeps the k largest (lower ids first among equals).
+7. top_p keeps the smallest set of the most probable tokens left that reaches top_p.
+8. Inverse transform: the first token, by rising id, at which the running sum of the kept
+   probabilities exceeds u times their sum.
+
+u is a hash of (seed, choice, position) alone and every row is treated by itself, so a token does
+not depend on what else is in the batch, nor on a restart.  Log-probabilities are those of the
+model's own distribution: before bias, penalties, temperature and truncation.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tribody.core.errors import UnusableLogits
+from tribody.core.request import SampledToken, SampleSlot, SamplingParams, TokenLogprob
+from tribody.ops.table import F32, Ops
+
+I64 = NDArray[np.int64]
+
+
+def uniform(seed: int, choice: int, position: int) -> float:
+    """A number in [0, 1) with 53 random bits, a function of its arguments alone."""
+    key = f"{seed},{choice},{position}".encode()
+    digest = hashlib.blake2b(key, digest_size=8, person=b"tribody.sample").digest()
+    return float(int.from_bytes(digest, "little") >> 11) * 2.0**-53
+
+
+def sample(ops: Ops, logits: F32, slots: Sequence[SampleSlot], rows: I64) -> list[SampledToken]:
+    """One token per slot; slot i draws from logits[rows[i]], several may share a row.
+
+    Raises: UnusableLogits naming the sequences whose logits are not numbers; no token is returned
+    then, since the plan's pages hold what the model wrote and may be computed again.
+    """
+    best = np.empty(len(logits), np.int32)
+    ops.argmax(logits, best)
+    _check(logits, best, slots, rows)
+    tokens = [
+        int(best[row]) if _is_plain_greedy(slot.params) else draw(logits[row], slot)
+        for slot, row in zip(slots, rows.tolist(), strict=True)
+    ]
+    logprobs = _logprobs(ops, logits, slots, rows, tokens)
+    return [
+        SampledToken(slot.sequence_id, token, logprob)
+        for slot, token, logprob in zip(slots, tokens, logprobs, strict=True)
+    ]
+
+
+def _check(logits: F32, best: NDArray[np.int32], slots: Sequence[SampleSlot], rows: I64) -> None:
+    """A row with NaN anywhere was set to NaN throughout by the model, so one value tells."""
+    largest = logits[np.arange(len(logits)), best]
+    unusable = ~np.isfinite(largest)
+    if unusable.any():
+        wrong = {slots[i].sequence_id for i in np.flatnonzero(unusable[rows])}
+        raise UnusableLogits(tuple(sorted(wrong)))
+
+
+def _is_plain_greedy(params: SamplingParams) -> bool:
+    return params.temperature == 0 and not _changes_logits(params)
+
+
+def _changes_logits(params: SamplingParams) -> bool:
+    return bool(
+        params.logit_bias
+        or params.repetition_penalty != 1
+        or params.frequency_penalty
+        or params.presence_penalty
+    )
+
+
+def draw(logits: F32, slot: SampleSlot) -> int:
+    """One token from one row (V,); the row is not changed."""
+    params = slot.params
+    values = _adjusted(logits, slot) if _changes_logits(params) else logits
+    largest = int(np.argmax(values))
+    if params.temperature == 0:
+        return largest
+    # Shifting before the division keeps the smallest temperature from overflowing.
+    shifted = (values - values[largest]) / np.float32(params.temperature)
+    weights = np.exp(shifted)
+    if params.min_p > 0:
+        weights[weights < np.float32(params.min_p)] = 0
+    if 0 < params.top_k < len(weights):
+        weights[~_largest(weights, params.top_k)] = 0
+    if params.top_p < 1:
+        weights[~_nucleus(weights, params.top_p)] = 0
+    sums = np.cumsum(weights, dtype=np.float64)
+    target = uniform(params.seed, slot.choice, slot.position) * sums[-1]
+    target = min(target, np.nextafter(sums[-1], 0))  # the product may round up to the sum
+    return int(np.searchsorted(sums, target, side="right"))
+
+
+def _adjusted(logits: F32, slot: SampleSlot) -> F32:
+    """Steps 1 to 3 on a copy."""
+    params, values = slot.params, logits.copy()
+    for token, bias in params.logit_bias.items():
+        values[token] += np.float32(bias)
+    if params.repetition_penalty != 1:
+        # Equal ids read the same value and write the same result, so repeats do no harm.
+        seen = np.array(slot.prompt_token_ids + slot.generated, np.int64)
+        old, penalty = values[seen], np.float32(params.repetition_penalty)
+        values[seen] = np.where(old > 0, old / penalty, old * penalty)
+    if (params.frequency_penalty or params.presence_penalty) and slot.generated:
+        ids, counts = np.unique(np.array(slot.generated, np.int64), return_counts=True)
+        values[ids] -= np.float32(params.frequency_penalty) * counts.astype(np.float32)
+        values[ids] -= np.float32(params.presence_penalty)
+    return values
+
+
+def _largest(weights: F32, count: int) -> NDArray[np.bool_]:
+    """A mask of the `count` largest; among equals at the edge the lower ids are kept."""
+    edge = np.partition(weights, len(weights) - count)[len(weights) - count]
+    kept = weights > edge
+    equal = np.flatnonzero(weights == edge)
+    kept[equal[: count - int(kept.sum())]] = True
+    return kept
+
+
+def _nucleus(weights: F32, share: float) -> NDArray[np.bool_]:
+    """A mask of the smallest set of the largest weights that holds `share` of their sum.
+
+    Sorting a whole vocabulary costs more than a decode step of a small model, so the largest 1024
+    are tried first; the set is the same.  At least one token is kept.
+    """
+    wanted = share * float(np.cumsum(weights, dtype=np.float64)[-1])
+    kept = np.zeros(len(weights), np.bool_)
+    for count in (min(1024, len(weights)), len(weights)):
+        ids = np.flatnonzero(_largest(weights, count))
+        ranked = ids[np.argsort(-weights[ids], kind="stable")]
+        sums = np.cumsum(weights[ranked], dtype=np.float64)
+        if sums[-1] >= wanted:
+            break
+    last = int(np.searchsorted(sums, wanted, side="left"))
+    kept[ranked[: last + 1]] = True
+    return kept
+
+
+def _logprobs(
+    ops: Ops, logits: F32, slots: Sequence[SampleSlot], rows: I64, tokens: Sequence[int]
+) -> list[TokenLogprob | None]:
+    """The chosen token's natural-log probability and the best of its row, where asked for."""
+    wanted = [i for i, slot in enumerate(slots) if slot.params.num_logprobs >= 0]
+    results: list[TokenLogprob | None] = [None] * len(slots)
+    if not wanted:
+        return results
+    count = max(1, *(slots[i].params.num_logprobs for i in wanted))
+    picked = np.ascontiguousarray(logits[rows[wanted]])
+    ids, best, log_sums = ops.top_logprobs(picked, min(count, picked.shape[1]))
+    for place, i in enumerate(wanted):
+        top = slots[i].params.num_logprobs
+        pairs = zip(ids[place, :top].tolist(), best[place, :top].tolist(), strict=True)
+        chosen = float(picked[place, tokens[i]] - log_sums[place])
+        results[i] = TokenLogprob(tokens[i], chosen, list(pairs))
+    return results

@@ -1,0 +1,63 @@
+"""The byte half of KV memory: one array of pages per layer and kind, in the operators' layouts.
+
+It knows no requests and no ids beyond the page's index.  Arrays come zeroed from the operating
+system (calloc), so a page takes physical memory only once it is written.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from tribody.core.config import PAGE_SIZE, KVFormat
+from tribody.ops.table import Pages
+
+DTYPES = {"float32": np.float32, "float16": np.float16}
+
+
+@dataclass(frozen=True, slots=True)
+class KVLayout:
+    """What one model stores per page: in every layer, arrays of these shapes (without P)."""
+
+    num_layers: int
+    page_shapes: tuple[tuple[int, ...], ...]
+
+
+def grouped_query_layout(num_layers: int, num_kv_heads: int, head_dim: int) -> KVLayout:
+    """Keys (Hkv, D, 64), positions innermost, and values (Hkv, 64, D)."""
+    keys = (num_kv_heads, head_dim, PAGE_SIZE)
+    return KVLayout(num_layers, (keys, (num_kv_heads, PAGE_SIZE, head_dim)))
+
+
+def latent_layout(num_layers: int, kv_lora_rank: int, qk_rope_head_dim: int) -> KVLayout:
+    """One row (R + Dr) per position: the normalised latent, then the rotated key."""
+    return KVLayout(num_layers, ((PAGE_SIZE, kv_lora_rank + qk_rope_head_dim),))
+
+
+def page_bytes(layout: KVLayout, kv_format: KVFormat) -> int:
+    """Bytes that one page takes in all layers together."""
+    values = sum(math.prod(shape) for shape in layout.page_shapes)
+    return layout.num_layers * values * np.dtype(DTYPES[kv_format]).itemsize
+
+
+class KVStore:
+    """The pages of one engine.  `layers[i]` holds layer i's arrays, (P, *shape) each."""
+
+    def __init__(self, layout: KVLayout, num_pages: int, kv_format: KVFormat) -> None:
+        dtype = DTYPES[kv_format]
+        self.num_pages = num_pages
+        self.num_bytes = num_pages * page_bytes(layout, kv_format)
+        self.layers: list[tuple[Pages, ...]] = [
+            tuple(np.zeros((num_pages, *shape), dtype) for shape in layout.page_shapes)
+            for _ in range(layout.num_layers)
+        ]
+
+    def copy_pages(self, pairs: Iterable[tuple[int, int]]) -> None:
+        """Copy page `source` onto page `target` in every layer, pair after pair."""
+        for source, target in pairs:
+            for arrays in self.layers:
+                for pages in arrays:
+                    pages[target] = pages[source]

@@ -1,0 +1,308 @@
+"""DeepSeek-V2 and V3 (R1, V3.1): multi-head latent attention and a mixture of experts.
+
+Generated tokens attend in the absorbed form (over latents), prompt tokens in the expanded form
+(keys and values rebuilt per head); both read the same latent pages.  The router, the SwiGLU
+product, the residual stream and the head are float32, where the two official scripts differ.
+Source: DeepSeek-V2 and V3 papers, section 2.1; transformers deepseek_v2, deepseek_v3; parity test:
+tests/parity.  The multi-token-prediction layers are recognised and not loaded.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from tribody.memory.kv_store import KVStore, latent_layout
+from tribody.models.config import Experts, Latent, ModelConfig
+from tribody.models.rope import RopeTable
+from tribody.models.step_input import Scratch, StepInput, mark_unusable
+from tribody.models.weights import Shapes, WeightReader
+from tribody.ops.table import F32, I64, Matrix, Ops, Pages
+
+MLP = ("gate_proj", "up_proj", "down_proj")
+
+
+def _attention(config: ModelConfig) -> Latent:
+    assert isinstance(config.attention, Latent)
+    return config.attention
+
+
+def _is_sparse(config: ModelConfig, index: int) -> bool:
+    return config.experts is not None and index >= config.experts.first_k_dense_replace
+
+
+def tensor_shapes(config: ModelConfig) -> Shapes:
+    """Every tensor that this family reads, with its shape."""
+    hidden = config.hidden_size
+    yield "model.embed_tokens.weight", (config.vocab_size, hidden)
+    for index in range(config.num_hidden_layers):
+        layer = f"model.layers.{index}"
+        yield f"{layer}.input_layernorm.weight", (hidden,)
+        yield f"{layer}.post_attention_layernorm.weight", (hidden,)
+        yield from _attention_shapes(f"{layer}.self_attn", _attention(config), hidden)
+        if config.experts is not None and _is_sparse(config, index):
+            yield from _expert_shapes(f"{layer}.mlp", config.experts, hidden)
+        else:
+            yield from _mlp_shapes(f"{layer}.mlp", config.intermediate_size, hidden)
+    yield "model.norm.weight", (hidden,)
+    if not config.tie_word_embeddings:
+        yield "lm_head.weight", (config.vocab_size, hidden)
+
+
+def _attention_shapes(prefix: str, latent: Latent, hidden: int) -> Shapes:
+    heads, nope, rank = latent.num_attention_heads, latent.qk_nope_head_dim, latent.kv_lora_rank
+    q_rows = heads * (nope + latent.qk_rope_head_dim)
+    if latent.q_lora_rank:
+        yield f"{prefix}.q_a_proj.weight", (latent.q_lora_rank, hidden)
+        yield f"{prefix}.q_a_layernorm.weight", (latent.q_lora_rank,)
+        yield f"{prefix}.q_b_proj.weight", (q_rows, latent.q_lora_rank)
+    else:
+        yield f"{prefix}.q_proj.weight", (q_rows, hidden)
+    yield f"{prefix}.kv_a_proj_with_mqa.weight", (rank + latent.qk_rope_head_dim, hidden)
+    yield f"{prefix}.kv_a_layernorm.weight", (rank,)
+    yield f"{prefix}.kv_b_proj.weight", (heads * (nope + latent.v_head_dim), rank)
+    yield f"{prefix}.o_proj.weight", (hidden, heads * latent.v_head_dim)
+
+
+def _mlp_shapes(prefix: str, inner: int, hidden: int) -> Shapes:
+    yield f"{prefix}.gate_proj.weight", (inner, hidden)
+    yield f"{prefix}.up_proj.weight", (inner, hidden)
+    yield f"{prefix}.down_proj.weight", (hidden, inner)
+
+
+def _expert_shapes(prefix: str, experts: Experts, hidden: int) -> Shapes:
+    yield f"{prefix}.gate.weight", (experts.n_routed_experts, hidden)
+    if experts.correction_bias:
+        yield f"{prefix}.gate.e_score_correction_bias", (experts.n_routed_experts,)
+    for expert in range(experts.n_routed_experts):
+        yield from _mlp_shapes(f"{prefix}.experts.{expert}", experts.moe_intermediate_size, hidden)
+    if experts.n_shared_experts:
+        inner = experts.n_shared_experts * experts.moe_intermediate_size
+        yield from _mlp_shapes(f"{prefix}.shared_experts", inner, hidden)
+
+
+def skipped_tensors(config: ModelConfig) -> tuple[str, ...]:
+    """The multi-token-prediction layers (numbered after the last layer), which hold copies of the
+    embedding and the head besides their own weights, and a tied head that is stored again."""
+    first = config.num_hidden_layers
+    mtp = [rf"^model\.layers\.{first + i}\." for i in range(config.num_mtp_layers)]
+    return (*mtp, r"^lm_head\.weight$") if config.tie_word_embeddings else tuple(mtp)
+
+
+@dataclass(frozen=True, slots=True)
+class Attention:
+    """One layer's latent attention.
+
+    `a_proj` joins what reads the hidden state: [q_a_proj or q_proj; kv_a_proj_with_mqa].
+    `w_uk` (H, R, Dn) and `w_uv` (H, Dv, R) are kv_b_proj cut by head for the absorbed form.
+    """
+
+    input_layernorm: F32
+    a_proj: Matrix
+    q_b: tuple[F32, Matrix] | None  # q_a_layernorm, q_b_proj
+    kv_a_layernorm: F32
+    kv_b_proj: Matrix
+    w_uk: Matrix
+    w_uv: Matrix
+    o_proj: Matrix
+
+
+@dataclass(frozen=True, slots=True)
+class DenseMLP:
+    gate_up_proj: Matrix
+    down_proj: Matrix
+
+
+@dataclass(frozen=True, slots=True)
+class SparseMLP:
+    """Router (always float32), routed experts stacked (E, ...), shared experts as one MLP."""
+
+    gate: Matrix
+    e_score_correction_bias: F32 | None
+    experts: tuple[Matrix, Matrix]
+    shared_experts: tuple[Matrix, Matrix] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    attention: Attention
+    post_attention_layernorm: F32
+    mlp: DenseMLP | SparseMLP
+
+
+def _read_attention(config: ModelConfig, weights: WeightReader, layer: str) -> Attention:
+    latent, prefix = _attention(config), f"{layer}.self_attn"
+    q_first = "q_a_proj" if latent.q_lora_rank else "q_proj"
+    q_b = None
+    if latent.q_lora_rank:
+        norm = weights.vector(f"{prefix}.q_a_layernorm.weight")
+        q_b = (norm, weights.matrix(f"{prefix}.q_b_proj.weight"))
+    kv_b = weights.array(f"{prefix}.kv_b_proj.weight")
+    by_head = kv_b.reshape(latent.num_attention_heads, -1, latent.kv_lora_rank)
+    nope = latent.qk_nope_head_dim
+    return Attention(
+        input_layernorm=weights.vector(f"{layer}.input_layernorm.weight"),
+        a_proj=weights.matrix(f"{prefix}.{q_first}.weight", f"{prefix}.kv_a_proj_with_mqa.weight"),
+        q_b=q_b,
+        kv_a_layernorm=weights.vector(f"{prefix}.kv_a_layernorm.weight"),
+        kv_b_proj=weights.pack_array(kv_b),
+        w_uk=weights.pack_array(by_head[:, :nope].transpose(0, 2, 1)),
+        w_uv=weights.pack_array(by_head[:, nope:]),
+        o_proj=weights.matrix(f"{prefix}.o_proj.weight"),
+    )
+
+
+def _read_mlp(weights: WeightReader, prefix: str) -> tuple[Matrix, Matrix]:
+    gate_up = weights.matrix(f"{prefix}.gate_proj.weight", f"{prefix}.up_proj.weight")
+    return gate_up, weights.matrix(f"{prefix}.down_proj.weight")
+
+
+def _read_sparse(experts: Experts, weights: WeightReader, prefix: str) -> SparseMLP:
+    bias = None
+    if experts.correction_bias:
+        bias = weights.vector(f"{prefix}.gate.e_score_correction_bias")
+    names = [f"{prefix}.experts.{i}" for i in range(experts.n_routed_experts)]
+    gate_up = weights.stack(
+        ((f"{n}.gate_proj.weight", f"{n}.up_proj.weight") for n in names), len(names)
+    )
+    down = weights.stack(((f"{n}.down_proj.weight",) for n in names), len(names))
+    shared = None
+    if experts.n_shared_experts:
+        shared = _read_mlp(weights, f"{prefix}.shared_experts")
+    gate = weights.matrix(f"{prefix}.gate.weight", weight_format="float32")
+    return SparseMLP(gate, bias, (gate_up, down), shared)
+
+
+def _read_layer(config: ModelConfig, weights: WeightReader, index: int) -> Layer:
+    layer = f"model.layers.{index}"
+    attention = _read_attention(config, weights, layer)
+    norm = weights.vector(f"{layer}.post_attention_layernorm.weight")
+    if config.experts is not None and _is_sparse(config, index):
+        return Layer(attention, norm, _read_sparse(config.experts, weights, f"{layer}.mlp"))
+    return Layer(attention, norm, DenseMLP(*_read_mlp(weights, f"{layer}.mlp")))
+
+
+class DeepseekV3:
+    """A loaded DeepSeek-V2 or V3."""
+
+    def __init__(self, config: ModelConfig, weights: WeightReader) -> None:
+        latent = _attention(config)
+        self.config = config
+        self._ops: Ops = weights.ops
+        self._latent = latent
+        self._head_dims = (
+            latent.num_attention_heads,
+            latent.qk_nope_head_dim,
+            latent.qk_rope_head_dim,
+        )
+        self.kv_layout = latent_layout(
+            config.num_hidden_layers, latent.kv_lora_rank, latent.qk_rope_head_dim
+        )
+        self._rope = RopeTable(config.rope)
+        self._scratch = Scratch()
+        self.embed_tokens = weights.matrix("model.embed_tokens.weight")
+        self.layers = [_read_layer(config, weights, i) for i in range(config.num_hidden_layers)]
+        self.norm = weights.vector("model.norm.weight")
+        self.lm_head = (
+            self.embed_tokens if config.tie_word_embeddings else weights.matrix("lm_head.weight")
+        )
+        self.num_bytes = weights.num_bytes
+
+    def forward(self, step: StepInput, kv: KVStore) -> F32:
+        ops, config, scratch = self._ops, self.config, self._scratch
+        x = scratch.rows("x", len(step.token_ids), config.hidden_size)
+        attend = _LatentStep(self, step)
+        ops.embed(self.embed_tokens, step.token_ids, x)
+        for layer, (pages,) in zip(self.layers, kv.layers, strict=True):
+            attend.add(layer.attention, pages, x)
+            if isinstance(layer.mlp, DenseMLP):
+                mlp = layer.mlp
+                norm = layer.post_attention_layernorm
+                ops.norm_mlp(x, norm, config.rms_norm_eps, mlp.gate_up_proj, mlp.down_proj)
+            else:
+                self._add_experts(layer.mlp, layer.post_attention_layernorm, x)
+        wanted = x[step.logit_rows]
+        logits = scratch.rows("logits", len(wanted), config.vocab_size)
+        if len(wanted):
+            ops.norm_linear(wanted, self.norm, config.rms_norm_eps, self.lm_head, None, logits)
+            mark_unusable(wanted, logits)
+        return logits
+
+    def _add_experts(self, mlp: SparseMLP, norm: F32, x: F32) -> None:
+        """x += routed experts + shared expert, of the normalised x."""
+        ops, experts, scratch = self._ops, self.config.experts, self._scratch
+        assert experts is not None
+        top_k = experts.router.top_k
+        hidden = scratch.rows("hidden", *x.shape)
+        scores = scratch.rows("scores", len(x), experts.n_routed_experts)
+        chosen = np.empty((len(x), top_k), np.int32)
+        shares = scratch.rows("shares", len(x), top_k)
+        ops.rms_norm(x, norm, self.config.rms_norm_eps, hidden)
+        ops.linear(hidden, mlp.gate, None, None, scores)
+        ops.route(scores, mlp.e_score_correction_bias, experts.router, chosen, shares)
+        ops.moe(hidden, chosen, shares, mlp.experts, mlp.shared_experts, x)
+
+
+class _LatentStep:
+    """The arrays that latent attention shares between the layers of one step."""
+
+    def __init__(self, model: DeepseekV3, step: StepInput) -> None:
+        latent, config, scratch = model._latent, model.config, model._scratch
+        num_rows = len(step.token_ids)
+        heads, nope, rope = model._head_dims
+        self._ops, self._head_dims, self._latent = model._ops, model._head_dims, latent
+        self._eps, self._scale = config.rms_norm_eps, config.softmax_scale
+        self._slots: I64 = step.slots
+        self._cos_sin = model._rope.rows(step.positions)
+        self._generated, self._prompts = step.split()
+        self._cut = int(step.batch.row_starts[step.num_generated])
+        q_width = heads * (nope + rope)
+        first_width = latent.q_lora_rank or q_width
+        joined = scratch.rows(
+            "joined", num_rows, first_width + latent.kv_lora_rank + latent.qk_rope_head_dim
+        )
+        self._joined = joined
+        self._q_a, self._kv_a = joined[:, :first_width], joined[:, first_width:]
+        self._q = scratch.rows("q", num_rows, q_width) if latent.q_lora_rank else self._q_a
+        self._mixed = scratch.rows("mixed", num_rows, heads * latent.v_head_dim)
+
+    def add(self, layer: Attention, pages: Pages, x: F32) -> None:
+        """x += attention of the normalised x; writes the step's latents to `pages`."""
+        ops, eps, q, mixed, cut = self._ops, self._eps, self._q, self._mixed, self._cut
+        ops.norm_linear(x, layer.input_layernorm, eps, layer.a_proj, None, self._joined)
+        if layer.q_b is not None:
+            ops.norm_linear(self._q_a, layer.q_b[0], eps, layer.q_b[1], None, q)
+        ops.mla_store(
+            q,
+            self._head_dims,
+            self._kv_a,
+            layer.kv_a_layernorm,
+            eps,
+            self._cos_sin,
+            self._latent.rope_interleave,
+            self._slots,
+            pages,
+        )
+        if cut:
+            ops.mla_attend_absorbed(
+                q[:cut],
+                self._head_dims,
+                layer.w_uk,
+                layer.w_uv,
+                pages,
+                self._generated,
+                self._scale,
+                mixed[:cut],
+            )
+        if cut < len(x):
+            ops.mla_attend_expanded(
+                q[cut:],
+                self._head_dims,
+                layer.kv_b_proj,
+                pages,
+                self._prompts,
+                self._scale,
+                mixed[cut:],
+            )
+        ops.linear(mixed, layer.o_proj, None, x, x)

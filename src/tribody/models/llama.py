@@ -1,0 +1,148 @@
+"""Llama, Qwen2 and Qwen3: grouped-query attention and a gated MLP, five operator calls a layer.
+
+The three differ in biases (Qwen2: q, k, v) and in per-head norms of q and k (Qwen3); the config
+says which.  Source: the models' transformers definitions; parity test: tests/parity.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tribody.memory.kv_store import KVStore, grouped_query_layout
+from tribody.models.config import GroupedQuery, ModelConfig
+from tribody.models.rope import RopeTable
+from tribody.models.step_input import Scratch, StepInput, mark_unusable
+from tribody.models.weights import Shapes, WeightReader
+from tribody.ops.table import F32, Matrix, Ops
+
+QKV = ("q_proj", "k_proj", "v_proj")
+
+
+def _attention(config: ModelConfig) -> GroupedQuery:
+    assert isinstance(config.attention, GroupedQuery)
+    return config.attention
+
+
+def tensor_shapes(config: ModelConfig) -> Shapes:
+    """Every tensor that this family reads, with its shape."""
+    attention, hidden, inner = _attention(config), config.hidden_size, config.intermediate_size
+    q_rows = attention.num_attention_heads * attention.head_dim
+    kv_rows = attention.num_key_value_heads * attention.head_dim
+    yield "model.embed_tokens.weight", (config.vocab_size, hidden)
+    for index in range(config.num_hidden_layers):
+        layer = f"model.layers.{index}"
+        yield f"{layer}.input_layernorm.weight", (hidden,)
+        yield f"{layer}.post_attention_layernorm.weight", (hidden,)
+        for name, rows in zip(QKV, (q_rows, kv_rows, kv_rows), strict=True):
+            yield f"{layer}.self_attn.{name}.weight", (rows, hidden)
+            if attention.qkv_bias:
+                yield f"{layer}.self_attn.{name}.bias", (rows,)
+        yield f"{layer}.self_attn.o_proj.weight", (hidden, q_rows)
+        if attention.output_bias:
+            yield f"{layer}.self_attn.o_proj.bias", (hidden,)
+        if attention.qk_norm:
+            yield f"{layer}.self_attn.q_norm.weight", (attention.head_dim,)
+            yield f"{layer}.self_attn.k_norm.weight", (attention.head_dim,)
+        yield f"{layer}.mlp.gate_proj.weight", (inner, hidden)
+        yield f"{layer}.mlp.up_proj.weight", (inner, hidden)
+        yield f"{layer}.mlp.down_proj.weight", (hidden, inner)
+    yield "model.norm.weight", (hidden,)
+    if not config.tie_word_embeddings:
+        yield "lm_head.weight", (config.vocab_size, hidden)
+
+
+def skipped_tensors(config: ModelConfig) -> tuple[str, ...]:
+    """A tied head that is stored again is the embedding; it is not read."""
+    return (r"^lm_head\.weight$",) if config.tie_word_embeddings else ()
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One decoder layer's weights; names as in the checkpoint, joined where matrices are."""
+
+    input_layernorm: F32
+    qkv_proj: Matrix
+    qkv_bias: F32 | None
+    qk_norm: tuple[F32, F32, float] | None
+    o_proj: Matrix
+    o_bias: F32 | None
+    post_attention_layernorm: F32
+    gate_up_proj: Matrix
+    down_proj: Matrix
+
+
+def _read_layer(config: ModelConfig, weights: WeightReader, index: int) -> Layer:
+    attention, layer = _attention(config), f"model.layers.{index}"
+    heads = [f"{layer}.self_attn.{name}" for name in QKV]
+    qk_norm = None
+    if attention.qk_norm:
+        q_norm = weights.vector(f"{layer}.self_attn.q_norm.weight")
+        k_norm = weights.vector(f"{layer}.self_attn.k_norm.weight")
+        qk_norm = (q_norm, k_norm, config.rms_norm_eps)
+    output = f"{layer}.self_attn.o_proj"
+    return Layer(
+        input_layernorm=weights.vector(f"{layer}.input_layernorm.weight"),
+        qkv_proj=weights.matrix(*(f"{name}.weight" for name in heads)),
+        qkv_bias=weights.vector(*(f"{n}.bias" for n in heads)) if attention.qkv_bias else None,
+        qk_norm=qk_norm,
+        o_proj=weights.matrix(f"{output}.weight"),
+        o_bias=weights.vector(f"{output}.bias") if attention.output_bias else None,
+        post_attention_layernorm=weights.vector(f"{layer}.post_attention_layernorm.weight"),
+        gate_up_proj=weights.matrix(f"{layer}.mlp.gate_proj.weight", f"{layer}.mlp.up_proj.weight"),
+        down_proj=weights.matrix(f"{layer}.mlp.down_proj.weight"),
+    )
+
+
+class Llama:
+    """A loaded Llama, Qwen2 or Qwen3."""
+
+    def __init__(self, config: ModelConfig, weights: WeightReader) -> None:
+        attention = _attention(config)
+        self.config = config
+        self._ops: Ops = weights.ops
+        self._heads = (
+            attention.num_attention_heads,
+            attention.num_key_value_heads,
+            attention.head_dim,
+        )
+        self.kv_layout = grouped_query_layout(config.num_hidden_layers, *self._heads[1:])
+        self._rope = RopeTable(config.rope)
+        self._scratch = Scratch()
+        self.embed_tokens = weights.matrix("model.embed_tokens.weight")
+        self.layers = [_read_layer(config, weights, i) for i in range(config.num_hidden_layers)]
+        self.norm = weights.vector("model.norm.weight")
+        self.lm_head = (
+            self.embed_tokens if config.tie_word_embeddings else weights.matrix("lm_head.weight")
+        )
+        self.num_bytes = weights.num_bytes
+
+    def forward(self, step: StepInput, kv: KVStore) -> F32:
+        ops, config, scratch = self._ops, self.config, self._scratch
+        num_rows = len(step.token_ids)
+        num_heads, num_kv_heads, head_dim = self._heads
+        x = scratch.rows("x", num_rows, config.hidden_size)
+        qkv = scratch.rows("qkv", num_rows, (num_heads + 2 * num_kv_heads) * head_dim)
+        mixed = scratch.rows("mixed", num_rows, num_heads * head_dim)
+        eps, scale, slots, batch = (
+            config.rms_norm_eps,
+            config.softmax_scale,
+            step.slots,
+            step.batch,
+        )
+        cos_sin = self._rope.rows(step.positions)
+        ops.embed(self.embed_tokens, step.token_ids, x)
+        for layer, (keys, values) in zip(self.layers, kv.layers, strict=True):
+            pages = (keys, values)
+            ops.norm_linear(x, layer.input_layernorm, eps, layer.qkv_proj, layer.qkv_bias, qkv)
+            ops.rope_store(qkv, self._heads, cos_sin, layer.qk_norm, slots, pages)
+            ops.attend(qkv, self._heads, pages, batch, scale, mixed)
+            ops.linear(mixed, layer.o_proj, layer.o_bias, x, x)
+            ops.norm_mlp(
+                x, layer.post_attention_layernorm, eps, layer.gate_up_proj, layer.down_proj
+            )
+        wanted = x[step.logit_rows]
+        logits = scratch.rows("logits", len(wanted), config.vocab_size)
+        if len(wanted):
+            ops.norm_linear(wanted, self.norm, eps, self.lm_head, None, logits)
+            mark_unusable(wanted, logits)
+        return logits

@@ -1,0 +1,147 @@
+"""From a checkpoint's named tensors to packed weights, one tensor at a time.
+
+Every family states the tensors it needs as (name, shape) pairs.  They are compared with the
+checkpoint before a single byte is read, so a wrong or incomplete model fails at once and by name;
+what is left over is reported once.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Protocol
+
+import numpy as np
+
+from tribody.core.config import WeightFormat
+from tribody.core.errors import BadModel
+from tribody.ops.table import F32, Matrix, Ops
+
+logger = logging.getLogger(__name__)
+
+Shapes = Iterator[tuple[str, tuple[int, ...]]]
+Progress = Callable[[int, int], None]  # tensors read so far, tensors in all
+
+NAMED_AT_MOST = 8  # names in one message; the rest is a count
+
+DUPLICATES = (r"rotary_emb\.inv_freq$", r"rotary_emb\.cos_cached$", r"rotary_emb\.sin_cached$")
+# Buffers that old checkpoints store and that follow from the config.
+
+
+class TensorSource(Protocol):
+    """The part of a checkpoint (loading.checkpoint) that models read."""
+
+    @property
+    def config(self) -> dict[str, object]: ...
+    def names(self) -> Iterable[str]: ...
+    def shape(self, name: str) -> tuple[int, ...]: ...
+    def read(self, name: str, rows: slice | None = None) -> F32: ...
+
+
+def _listed(names: Sequence[str]) -> str:
+    rest = len(names) - NAMED_AT_MOST
+    return ", ".join(names[:NAMED_AT_MOST]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def check_tensors(source: TensorSource, shapes: Shapes, skipped: Sequence[str]) -> int:
+    """Compare what a family needs with what the checkpoint holds; returns how many it needs.
+
+    `skipped` are patterns of tensors that are known and not used.
+    Raises: BadModel naming missing tensors, or a tensor with its expected and found shape.
+    """
+    present = set(source.names())
+    needed: set[str] = set()
+    missing: list[str] = []
+    for name, expected in shapes:
+        if name not in present:
+            missing.append(name)
+            if len(missing) > NAMED_AT_MOST:
+                break
+            continue
+        needed.add(name)
+        found = source.shape(name)
+        if found != expected:
+            raise BadModel(
+                f"tensor {name} has shape {list(found)}, config.json asks for {list(expected)}"
+            )
+    if missing:
+        raise BadModel(f"the checkpoint lacks {_listed(missing)}")
+    known = re.compile("|".join((*DUPLICATES, *skipped)))
+    leftover = sorted(name for name in present - needed if not known.search(name))
+    if leftover:
+        logger.warning("unused_tensors=%d names=%s", len(leftover), _listed(leftover))
+    return len(needed)
+
+
+@dataclass(slots=True)
+class WeightReader:
+    """Reads and packs.  `num_bytes` counts what the packed weights take."""
+
+    source: TensorSource
+    ops: Ops
+    weight_format: WeightFormat
+    total: int
+    progress: Progress | None = None
+    num_read: int = 0
+    num_bytes: int = field(default=0)
+
+    def vector(self, *names: str) -> F32:
+        """Norm weights or biases, float32 whatever the format; several are joined."""
+        parts = [self._read(name) for name in names]
+        joined = np.ascontiguousarray(parts[0] if len(parts) == 1 else np.concatenate(parts))
+        self.num_bytes += joined.nbytes
+        return joined
+
+    def matrix(self, *names: str, weight_format: WeightFormat | None = None) -> Matrix:
+        """One packed matrix whose rows are the named tensors' rows, in their order."""
+        return self._pack(self._joined(names), weight_format)
+
+    def stack(self, rows: Iterable[Sequence[str]], count: int) -> Matrix:
+        """(E, N, K): for each expert the named tensors' rows joined.
+
+        Built in float32 and packed at once: the peak is one layer's expert stack.
+        """
+        experts = iter(rows)
+        first = self._joined(next(experts))
+        whole = np.empty((count, *first.shape), np.float32)
+        whole[0] = first
+        for index, names in enumerate(islice(experts, count - 1), start=1):
+            self._fill(whole[index], names)
+        return self._pack(whole)
+
+    def array(self, name: str) -> F32:
+        """The plain tensor, for a caller that packs parts of it with `pack_array`."""
+        return self._read(name)
+
+    def pack_array(self, values: F32) -> Matrix:
+        return self._pack(np.ascontiguousarray(values))
+
+    def _read(self, name: str) -> F32:
+        values = self.source.read(name)
+        self.num_read += 1
+        if self.progress is not None:
+            self.progress(self.num_read, self.total)
+        return values
+
+    def _joined(self, names: Sequence[str]) -> F32:
+        if len(names) == 1:
+            return self._read(names[0])
+        shapes = [self.source.shape(name) for name in names]
+        whole = np.empty((sum(shape[0] for shape in shapes), *shapes[0][1:]), np.float32)
+        self._fill(whole, names)
+        return whole
+
+    def _fill(self, whole: F32, names: Sequence[str]) -> None:
+        row = 0
+        for name in names:
+            values = self._read(name)
+            whole[row : row + len(values)] = values
+            row += len(values)
+
+    def _pack(self, values: F32, weight_format: WeightFormat | None = None) -> Matrix:
+        packed = self.ops.pack(np.ascontiguousarray(values), weight_format or self.weight_format)
+        self.num_bytes += packed.num_bytes
+        return packed
