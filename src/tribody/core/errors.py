@@ -8,7 +8,6 @@ TribodyError
 │   └── DownloadFailed      a model name that could not be fetched
 ├── Overloaded              no room now; try again later (HTTP 503 or 429)
 └── EngineFailed            the engine process died, hung or could not start
-    └── UnusableLogits      the model computed NaN or infinity for some sequences (it names them)
 
 `ShapeError` stands apart: it is a `ValueError` raised by the operators when one of *our* layers
 passes arrays that do not fit.  A user never reaches it.
@@ -60,20 +59,6 @@ class Overloaded(TribodyError):
 
 class EngineFailed(TribodyError):
     """The engine process died, hung or could not start."""
-
-
-class UnusableLogits(EngineFailed):
-    """The model's logits for these sequences are not numbers; the others in the step are fine.
-
-    The step returned nothing, and its pages may be computed again without these sequences.
-    """
-
-    def __init__(self, sequence_ids: tuple[int, ...]) -> None:
-        super().__init__(
-            f"the model computed NaN or infinity for {len(sequence_ids)} sequence(s); "
-            "the weights are damaged or overflow in this number format"
-        )
-        self.sequence_ids = sequence_ids
 
 
 class ShapeError(ValueError):

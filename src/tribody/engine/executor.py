@@ -13,6 +13,6 @@ class Executor(Protocol):
     def run(self, plan: StepPlan) -> StepResult:
         """Copy pages, compute every chunk and draw the plan's tokens, in the order of its slots.
 
-        Raises `EngineFailed` (core.errors) when the model's numbers are not usable.
+        A sequence whose logits are not numbers gets `SampledToken.error`; the others go on.
         """
         ...

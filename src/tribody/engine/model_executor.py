@@ -6,6 +6,7 @@ small model's decode step takes a few milliseconds and the interpreter shows.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -57,7 +58,7 @@ class ModelExecutor:
         self._max_step_tokens = max_step_tokens
 
     def run(self, plan: StepPlan) -> StepResult:
-        """See `Executor.run`.  Raises: UnusableLogits naming sequences; see the sampler."""
+        """See `Executor.run`."""
         self._kv.copy_pages(plan.page_copies)
         if not plan.chunks:
             return StepResult(plan.step_id, [])
@@ -103,4 +104,4 @@ class ModelExecutor:
 def pieces(length: int, first: int, largest: int) -> list[tuple[int, int]]:
     """[0, length) cut at `first`: steps of `largest` before it, of LOGIT_ROWS at most after."""
     cuts = [*range(0, first, largest), *range(first, length, min(LOGIT_ROWS, largest)), length]
-    return list(zip(cuts, cuts[1:], strict=False))
+    return list(itertools.pairwise(cuts))

@@ -26,7 +26,6 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from tribody.core.errors import UnusableLogits
 from tribody.core.request import SampledToken, SampleSlot, SamplingParams, TokenLogprob
 from tribody.ops.table import F32, Ops
 
@@ -40,33 +39,34 @@ def uniform(seed: int, choice: int, position: int) -> float:
     return float(int.from_bytes(digest, "little") >> 11) * 2.0**-53
 
 
+UNUSABLE = (
+    "the model computed NaN or infinity for this sequence; its weights are damaged, or overflow in "
+    "this number format (try dtype float32)"
+)
+
+
 def sample(ops: Ops, logits: F32, slots: Sequence[SampleSlot], rows: I64) -> list[SampledToken]:
     """One token per slot; slot i draws from logits[rows[i]], several may share a row.
 
-    Raises: UnusableLogits naming the sequences whose logits are not numbers; no token is returned
-    then, since the plan's pages hold what the model wrote and may be computed again.
+    A row that is not finite at its largest value gives `SampledToken.error` and token id -1.  (The
+    model sets a row to NaN throughout when its hidden state is not finite.)
     """
     best = np.empty(len(logits), np.int32)
     ops.argmax(logits, best)
-    _check(logits, best, slots, rows)
+    usable = np.isfinite(logits[np.arange(len(logits)), best]).tolist()
     tokens = [
-        int(best[row]) if _is_plain_greedy(slot.params) else draw(logits[row], slot)
+        -1
+        if not usable[row]
+        else int(best[row])
+        if _is_plain_greedy(slot.params)
+        else draw(logits[row], slot)
         for slot, row in zip(slots, rows.tolist(), strict=True)
     ]
     logprobs = _logprobs(ops, logits, slots, rows, tokens)
     return [
-        SampledToken(slot.sequence_id, token, logprob)
+        SampledToken(slot.sequence_id, token, logprob, error=UNUSABLE if token < 0 else None)
         for slot, token, logprob in zip(slots, tokens, logprobs, strict=True)
     ]
-
-
-def _check(logits: F32, best: NDArray[np.int32], slots: Sequence[SampleSlot], rows: I64) -> None:
-    """A row with NaN anywhere was set to NaN throughout by the model, so one value tells."""
-    largest = logits[np.arange(len(logits)), best]
-    unusable = ~np.isfinite(largest)
-    if unusable.any():
-        wrong = {slots[i].sequence_id for i in np.flatnonzero(unusable[rows])}
-        raise UnusableLogits(tuple(sorted(wrong)))
 
 
 def _is_plain_greedy(params: SamplingParams) -> bool:
@@ -124,7 +124,7 @@ def _adjusted(logits: F32, slot: SampleSlot) -> F32:
 def _largest(weights: F32, count: int) -> NDArray[np.bool_]:
     """A mask of the `count` largest; among equals at the edge the lower ids are kept."""
     edge = np.partition(weights, len(weights) - count)[len(weights) - count]
-    kept = weights > edge
+    kept: NDArray[np.bool_] = weights > edge
     equal = np.flatnonzero(weights == edge)
     kept[equal[: count - int(kept.sum())]] = True
     return kept
@@ -153,7 +153,7 @@ def _logprobs(
     ops: Ops, logits: F32, slots: Sequence[SampleSlot], rows: I64, tokens: Sequence[int]
 ) -> list[TokenLogprob | None]:
     """The chosen token's natural-log probability and the best of its row, where asked for."""
-    wanted = [i for i, slot in enumerate(slots) if slot.params.num_logprobs >= 0]
+    wanted = [i for i, slot in enumerate(slots) if slot.params.num_logprobs >= 0 <= tokens[i]]
     results: list[TokenLogprob | None] = [None] * len(slots)
     if not wanted:
         return results

@@ -8,9 +8,10 @@ what is left over is reported once.
 from __future__ import annotations
 
 import logging
+import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice
 from typing import Protocol
 
@@ -23,7 +24,10 @@ from tribody.ops.table import F32, Matrix, Ops
 logger = logging.getLogger(__name__)
 
 Shapes = Iterator[tuple[str, tuple[int, ...]]]
-Progress = Callable[[int, int], None]  # tensors read so far, tensors in all
+Progress = Callable[[int, int], None]
+# Bytes decoded so far and in all, counted as float32.  Called at most about PROGRESS_CALLS times.
+
+PROGRESS_CALLS = 200  # a 671B model has 45,000 tensors; a bar needs no more steps than this
 
 NAMED_AT_MOST = 8  # names in one message; the rest is a count
 
@@ -47,13 +51,14 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def check_tensors(source: TensorSource, shapes: Shapes, skipped: Sequence[str]) -> int:
-    """Compare what a family needs with what the checkpoint holds; returns how many it needs.
+    """Compare what a family needs with what the checkpoint holds; returns the values it needs.
 
     `skipped` are patterns of tensors that are known and not used.
     Raises: BadModel naming missing tensors, or a tensor with its expected and found shape.
     """
     present = set(source.names())
     needed: set[str] = set()
+    num_values = 0
     missing: list[str] = []
     for name, expected in shapes:
         if name not in present:
@@ -62,6 +67,7 @@ def check_tensors(source: TensorSource, shapes: Shapes, skipped: Sequence[str]) 
                 break
             continue
         needed.add(name)
+        num_values += math.prod(expected)
         found = source.shape(name)
         if found != expected:
             raise BadModel(
@@ -73,12 +79,12 @@ def check_tensors(source: TensorSource, shapes: Shapes, skipped: Sequence[str]) 
     leftover = sorted(name for name in present - needed if not known.search(name))
     if leftover:
         logger.warning("unused_tensors=%d names=%s", len(leftover), _listed(leftover))
-    return len(needed)
+    return num_values
 
 
 @dataclass(slots=True)
 class WeightReader:
-    """Reads and packs.  `num_bytes` counts what the packed weights take."""
+    """Reads and packs.  `total` values are to be read; `num_bytes` is what was packed so far."""
 
     source: TensorSource
     ops: Ops
@@ -86,7 +92,8 @@ class WeightReader:
     total: int
     progress: Progress | None = None
     num_read: int = 0
-    num_bytes: int = field(default=0)
+    reported: int = 0
+    num_bytes: int = 0
 
     def vector(self, *names: str) -> F32:
         """Norm weights or biases, float32 whatever the format; several are joined."""
@@ -121,9 +128,11 @@ class WeightReader:
 
     def _read(self, name: str) -> F32:
         values = self.source.read(name)
-        self.num_read += 1
-        if self.progress is not None:
-            self.progress(self.num_read, self.total)
+        self.num_read += values.size
+        share = self.num_read * PROGRESS_CALLS // self.total
+        if self.progress is not None and share > self.reported:
+            self.reported = share
+            self.progress(4 * self.num_read, 4 * self.total)
         return values
 
     def _joined(self, names: Sequence[str]) -> F32:
