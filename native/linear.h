@@ -1,35 +1,46 @@
 // y = x W^T: what callers of native/linear.cc see.
 //
-// Every output element is accumulated by one lane in the order of K (fma per column for the float
-// formats; an exact int32 sum per group of 32 and one fma per group for w8g32).  Neither the number
-// of rows nor threads nor tiles change that order, so a row's result is bit-identical in any batch.
+// Every output element is accumulated by one lane in the order of K (one fma per column for the
+// float formats; an exact int32 sum per group of 32 and one fma per group for w8g32).  Neither the
+// number of rows nor threads nor tiles change that order, so a row's result is bit-identical in any
+// batch, and on any instruction set.
 #pragma once
 
 #include "isa.h"
 #include "matrix.h"
+#include "threads.h"
 
 namespace tribody {
 
-// Rows of float32 activations.  `index`, if not null, picks row index[i] for i.
+// Rows of float32 activations.
 struct Rows {
   const float* data;
   int64_t stride;  // floats between rows
   int64_t count;
 };
 
-// What a matrix multiplies: the rows as they are for float formats, or their A8 codes for w8g32.
-// Made by `prepare`; refers to the caller's memory.
+// What a matrix multiplies: for float formats the rows as they are (or those that `index` picks),
+// for w8g32 their A8 codes in row tiles.  Refers to the caller's memory or scratch.
+//
+// A row tile holds `height` rows, interleaved by group, so that one pointer walks all of them:
+// code of (row, group, i) at ((row / height * groups + group) * height + row % height) * 32 + i,
+// scale at the same place without the 32.  height is 1 for a single row, else kRowTile.
 struct Activations {
+  int64_t count = 0;
+  int64_t columns = 0;
   const float* values = nullptr;
-  int64_t stride = 0;              // floats between rows of values
-  const int8_t* codes = nullptr;   // (count, groups * 32); the encoding is linear.cc's own
-  const float* scales = nullptr;   // (count, groups)
+  int64_t stride = 0;
+  const int32_t* index = nullptr;  // row i is values + index[i] * stride; null = i
+  int8_t* codes = nullptr;
+  float* scales = nullptr;
   int64_t groups = 0;
-  const int32_t* index = nullptr;  // row i of the product is row index[i] here; null = i
+  int64_t height = 1;
 };
 
-// Where the product goes.  bias (N) and residual rows are added in this order when not null;
-// residual may be out.
+inline constexpr int64_t kRowTile = 8;  // eight int32 accumulators leave half of AVX2's registers
+
+// Where the product goes: data[row * stride + n].  bias (N), then the residual row are added when
+// they are not null; residual may be data.
 struct Output {
   float* data;
   int64_t stride;
@@ -38,36 +49,52 @@ struct Output {
   int64_t residual_stride = 0;
 };
 
+struct Norm {
+  const float* weight = nullptr;  // (K); null = no normalisation
+  float eps = 0;
+};
+
 struct LinearCall {
   Rows x;
-  const float* norm = nullptr;  // rms_norm's weight (K), or null for none
-  float eps = 0;
+  Norm norm;
   MatrixView weights;
   Output out;
 };
 
-struct MlpCall {
-  float* x;  // (T, H), in place
-  int64_t stride;
-  int64_t count;
-  const float* norm;
-  float eps;
-  MatrixView gate_up;
-  MatrixView down;
+// A rectangle of a product: rows [first_row, end_row) by panels [first_panel, end_panel).
+struct Span {
+  int64_t first_row, end_row, first_panel, end_panel;
 };
 
-inline int64_t num_groups(int64_t columns) { return (columns + kGroup - 1) / kGroup; }
+// Rows of a chunk when there are many: 64 rows of 1536 codes are 98 KB, which stay in L2 beside the
+// panels that they meet.  A multiple of kRowTile.
+inline constexpr int64_t kRowsPerChunk = 64;
+
+// The least work of a chunk: 16,384 multiply-adds take about 0.5 us, five times the hand-over.
+inline constexpr int64_t kSmallestChunkMacs = 16384;
+
+inline constexpr int64_t num_groups(int64_t columns) { return (columns + kGroup - 1) / kGroup; }
 
 }  // namespace tribody
 
-// linear, norm_mlp: whole operators, parallel.
-// codes_bytes, quantize_rows, multiply: for kernels that compose them; each runs on the caller.
-//   quantize_rows: A8 of rows [0, x.count) into codes (count * groups * 32) and scales.
-//   multiply: product rows [first_row, end_row) x panels [first_panel, end_panel) of one expert.
-#define TRIBODY_LINEAR_KERNELS                                                                  \
-  void linear(const LinearCall& call);                                                          \
-  void norm_mlp(const MlpCall& call);                                                           \
-  void quantize_rows(const Rows& x, int64_t columns, int8_t* codes, float* scales);             \
-  void multiply(const Activations& x, int64_t first_row, int64_t end_row, const MatrixView& w,  \
-                int64_t expert, int64_t first_panel, int64_t end_panel, const Output& out);
+// linear: the whole operator, parallel.  prepare: norm and A8 of all rows into scratch, parallel.
+// The others run on the caller, for operators that compose them:
+//   activations_for: of the right shape for `x` against `w`, with scratch for the codes when w is
+//     w8g32; else x's own values.
+//   quantize_rows: fills the codes and scales of rows [first, end); nothing when `to` has no codes.
+//   quantize_groups: the same for groups [first_group, end_group) of one row, `values` being where
+//     the first of these groups starts.
+//   multiply: a span of the product with one expert's matrix.  For w8g32 span.first_row must be a
+//     multiple of kRowTile.
+//   units_per_chunk: how many pieces of work of unit_macs each make one chunk of a parallel_for.
+#define TRIBODY_LINEAR_KERNELS                                                                    \
+  void linear(const LinearCall& call);                                                            \
+  Activations prepare(const Rows& x, const Norm& norm, const MatrixView& w);                      \
+  Activations activations_for(const Rows& x, const MatrixView& w, Scratch codes, Scratch scales); \
+  void quantize_rows(const Rows& x, int64_t first, int64_t end, const Activations& to);           \
+  void quantize_groups(const float* values, int64_t row, int64_t first_group, int64_t end_group,  \
+                       const Activations& to);                                                    \
+  void multiply(const Activations& x, const MatrixView& w, int64_t expert, const Span& span,      \
+                const Output& out);                                                               \
+  int64_t units_per_chunk(int64_t total_macs, int64_t unit_macs);
 TRIBODY_IN_EACH_ISA(TRIBODY_LINEAR_KERNELS)

@@ -272,6 +272,7 @@ TRIBODY_INLINE F32x16 fma(F32x16 a, F32x16 b, F32x16 c) {
   return {_mm512_fmadd_ps(a.v, b.v, c.v)};
 }
 TRIBODY_INLINE F32x16 operator+(F32x16 a, F32x16 b) { return {_mm512_add_ps(a.v, b.v)}; }
+TRIBODY_INLINE F32x16 operator*(F32x16 a, F32x16 b) { return {_mm512_mul_ps(a.v, b.v)}; }
 
 #else
 
@@ -299,6 +300,7 @@ TRIBODY_INLINE F32x16 fma(F32x16 a, F32x16 b, F32x16 c) {
   return {fma(a.low, b.low, c.low), fma(a.high, b.high, c.high)};
 }
 TRIBODY_INLINE F32x16 operator+(F32x16 a, F32x16 b) { return {a.low + b.low, a.high + b.high}; }
+TRIBODY_INLINE F32x16 operator*(F32x16 a, F32x16 b) { return {a.low * b.low, a.high * b.high}; }
 
 #endif
 
