@@ -1,0 +1,23 @@
+"""Whole prefill, chunks, token by token, after a prefix hit and in a batch give the same logits."""
+
+import numpy as np
+import pytest
+from tests.models.five_ways import WAYS, whole
+from tests.models.tiny import CONFIGS, tiny_checkpoint, tiny_tokens
+from tests.models.tolerance import logits_tolerance
+
+from tribody.models.load import load_model
+from tribody.ops import reference
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_five_ways_agree(name: str) -> None:
+    checkpoint = tiny_checkpoint(name)
+    model = load_model(checkpoint, reference.OPS, "float32")
+    tokens = tiny_tokens(90)
+    expected = whole(model, tokens)
+    tolerance = logits_tolerance(checkpoint.config, expected)
+    assert np.isfinite(expected).all()
+    for way, compute in WAYS.items():
+        difference = np.abs(compute(model, tokens) - expected).max()
+        assert difference <= tolerance, f"{way}: {difference} > {tolerance}"
