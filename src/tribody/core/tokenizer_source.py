@@ -37,7 +37,8 @@ class GgufVocabulary:
 
 @dataclass(frozen=True)
 class TokenizerSource:
-    """Everything a checkpoint holds about text: exactly one of the first and the last is set.
+    """Everything a checkpoint holds about text: `tokenizer_json` for a folder (None when the
+    file is absent; `text` then says so), `gguf_vocabulary` for a GGUF file.
 
     tokenizer_json     bytes of tokenizer.json (Hugging Face folder), not yet parsed
     tokenizer_config   content of tokenizer_config.json, {} when absent

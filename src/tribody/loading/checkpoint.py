@@ -16,6 +16,9 @@ from numpy.typing import NDArray
 
 from tribody.core.errors import BadModel
 from tribody.core.tokenizer_source import TokenizerSource
+from tribody.loading.config_json import check_folder, find_weights
+from tribody.loading.gguf_checkpoint import GgufCheckpoint
+from tribody.loading.safetensors_checkpoint import SafetensorsCheckpoint
 
 
 class Checkpoint(Protocol):
@@ -69,4 +72,15 @@ def open_checkpoint(path: Path) -> Checkpoint:
 
     Raises: BadModel on anything malformed, unsafe or not supported; the message names the file.
     """
-    raise BadModel(f"{path}: loading is not built yet")
+    if path.is_dir():
+        check_folder(path)
+        weights = find_weights(path)
+        if weights.suffix != ".gguf":
+            return SafetensorsCheckpoint(path, weights)
+        path = weights
+    if path.suffix != ".gguf":
+        raise BadModel(
+            f"{path}: is neither a model folder nor a .gguf file; for safetensors name the folder "
+            "that also holds config.json"
+        )
+    return GgufCheckpoint(path)
