@@ -107,8 +107,8 @@ class Peer:
         memory = llama_cpp.llama_get_memory(self._context)
         llama_cpp.llama_memory_clear(memory, False)
 
-    def _run(self, rows: Sequence[tuple[int, int, int, bool]]) -> None:
-        """Decode one batch of (token, position, sequence, wants logits) and wait for it."""
+    def _fill(self, rows: Sequence[tuple[int, int, int, bool]]) -> None:
+        """Put (token, position, sequence, wants logits) into the batch; not part of any timing."""
         batch = self._batch
         batch.n_tokens = len(rows)
         for i, (token, position, sequence, logits) in enumerate(rows):
@@ -117,44 +117,53 @@ class Peer:
             batch.n_seq_id[i] = 1
             batch.seq_id[i][0] = sequence
             batch.logits[i] = logits
-        status = llama_cpp.llama_decode(self._context, batch)
+
+    def _run(self) -> float:
+        """Compute the batch; seconds until its results are there."""
+        started = time.perf_counter()
+        status = llama_cpp.llama_decode(self._context, self._batch)
         if status:
             raise RuntimeError(f"llama_decode returned {status}")
         llama_cpp.llama_synchronize(self._context)
+        return time.perf_counter() - started
 
     def _best(self, row: int) -> int:
         pointer = llama_cpp.llama_get_logits_ith(self._context, row)
         logits: NDArray[np.float32] = np.ctypeslib.as_array(pointer, shape=(self.vocab_size,))
         return int(logits.argmax())
 
-    def prefill(self, tokens: Sequence[int], *, flash: bool) -> Record:
-        self._use(1, flash=flash)
-        started = time.perf_counter()
+    def _read_prompt(self, tokens: Sequence[int], sequence: int, *, logits: bool) -> float:
+        """Compute a prompt in pieces of UBATCH, with the last token's logits or none."""
+        seconds = 0.0
         for first in range(0, len(tokens), UBATCH):
             part = tokens[first : first + UBATCH]
-            last = first + len(part) == len(tokens)
-            self._run([(t, first + i, 0, last and i == len(part) - 1) for i, t in enumerate(part)])
+            last = len(tokens) - 1 if logits else -1
+            self._fill([(t, first + i, sequence, first + i == last) for i, t in enumerate(part)])
+            seconds += self._run()
+        return seconds
+
+    def prefill(self, tokens: Sequence[int], *, flash: bool) -> Record:
+        self._use(1, flash=flash)
+        seconds = self._read_prompt(tokens, 0, logits=True)
+        started = time.perf_counter()
         self._best(-1)
-        return {"seconds": time.perf_counter() - started}
+        return {"seconds": seconds + time.perf_counter() - started}
 
     def decode(self, batch: int, depth: int, steps: int, *, flash: bool, seed: int) -> Record:
         self._use(batch, flash=flash)
         draw = random.Random(seed)
         for sequence in range(batch):
             prompt = [draw.randrange(self.vocab_size) for _ in range(depth)]
-            for first in range(0, depth, UBATCH):
-                part = prompt[first : first + UBATCH]
-                self._run([(t, first + i, sequence, False) for i, t in enumerate(part)])
+            self._read_prompt(prompt, sequence, logits=False)
         current = [draw.randrange(self.vocab_size) for _ in range(batch)]
-        decode_seconds = 0.0
-        started = time.perf_counter()
+        decode_seconds = argmax_seconds = 0.0
         for step in range(steps):
-            rows = [(token, depth + step, s, True) for s, token in enumerate(current)]
-            step_started = time.perf_counter()
-            self._run(rows)
-            decode_seconds += time.perf_counter() - step_started
+            self._fill([(token, depth + step, s, True) for s, token in enumerate(current)])
+            decode_seconds += self._run()
+            started = time.perf_counter()
             current = [self._best(row) for row in range(batch)]
-        return {"seconds": time.perf_counter() - started, "decode_seconds": decode_seconds}
+            argmax_seconds += time.perf_counter() - started
+        return {"seconds": decode_seconds + argmax_seconds, "decode_seconds": decode_seconds}
 
 
 def _answer(peer: Peer | None, request: Record) -> tuple[Peer | None, Record]:
