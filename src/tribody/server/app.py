@@ -1,0 +1,240 @@
+"""The ASGI application: routes, and the one middleware that every request passes.
+
+The middleware is pure ASGI (BaseHTTPMiddleware would hide disconnects).  It names the request,
+asks who calls, turns exceptions into OpenAI-shaped answers, counts and logs.  It is the server's
+outermost layer: nothing raised below it reaches uvicorn.
+"""
+
+from __future__ import annotations
+
+import logging
+import traceback
+import uuid
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+import msgspec
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request as HttpRequest
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+import tribody
+from tribody.core.errors import TribodyError
+from tribody.server.auth import OPEN_PATHS, authenticate
+from tribody.server.errors import HttpError, error_for, http_error
+from tribody.server.models_table import ServedModel
+from tribody.server.openai_chat import chat_completions
+from tribody.server.openai_completions import completions
+from tribody.server.service import Service
+from tribody.server.stream import ClientGone
+from tribody.server.types import ModelCard, ModelList
+
+logger = logging.getLogger(__name__)
+
+STATUS_CLIENT_GONE = 499  # for logs and metrics only: nobody is there to receive it
+
+ROUTES = [
+    Route("/v1/chat/completions", chat_completions, methods=["POST"]),
+    Route("/chat/completions", chat_completions, methods=["POST"]),
+    Route("/v1/completions", completions, methods=["POST"]),
+    Route("/completions", completions, methods=["POST"]),
+]
+
+GENERATING = frozenset(route.path for route in ROUTES)
+
+
+def create_app(service: Service) -> Starlette:
+    """The application around one service; nothing is started or loaded here."""
+    routes = [
+        *ROUTES,
+        Route("/v1/models", list_models),
+        Route("/models", list_models),
+        Route("/v1/models/{model_id:path}", show_model),
+        Route("/models/{model_id:path}", show_model),
+        Route("/health", alive),
+        Route("/livez", alive),
+        Route("/readyz", ready),
+        Route("/metrics", metrics),
+        Route("/version", version),
+    ]
+    app = Starlette(
+        routes=routes,
+        middleware=[Middleware(RequestBoundary, service=service)],
+        exception_handlers={HTTPException: _http_exception},
+    )
+    app.router.redirect_slashes = False
+    app.state.service = service
+    return app
+
+
+# --- small endpoints -------------------------------------------------------------------------
+
+
+def _json(payload: object, status: int = 200) -> Response:
+    return Response(msgspec.json.encode(payload), status, media_type="application/json")
+
+
+async def list_models(http: HttpRequest) -> Response:
+    service: Service = http.app.state.service
+    return _json(ModelList([_card(service, model) for model in service.models.models]))
+
+
+async def show_model(http: HttpRequest) -> Response:
+    service: Service = http.app.state.service
+    return _json(_card(service, service.models.find(http.path_params["model_id"])))
+
+
+def _card(service: Service, model: ServedModel) -> ModelCard:
+    return ModelCard(
+        id=model.model_id,
+        created=model.created,
+        owned_by="tribody",
+        max_context_tokens=model.engine.info.max_context_tokens,
+        aliases=service.models.aliases_of(model),
+    )
+
+
+async def alive(http: HttpRequest) -> Response:
+    """The API process answers; says nothing about the engines."""
+    return _json({"status": "ok"})
+
+
+async def ready(http: HttpRequest) -> Response:
+    """503 while draining or while any engine is down: send new work elsewhere."""
+    service: Service = http.app.state.service
+    if service.draining:
+        return _json({"status": "draining"}, 503)
+    if not all(model.engine.ready for model in service.models.models):
+        return _json({"status": "engine restarting"}, 503)
+    return _json({"status": "ready"})
+
+
+async def metrics(http: HttpRequest) -> Response:
+    service: Service = http.app.state.service
+    kind = "text/plain; version=0.0.4; charset=utf-8"
+    return Response(service.metrics.exposition(), media_type=kind)
+
+
+async def version(http: HttpRequest) -> Response:
+    return _json({"version": tribody.__version__})
+
+
+async def _http_exception(http: HttpRequest, error: Exception) -> Response:
+    """Starlette's own refusals: no such route, wrong method, client gone while reading."""
+    status = error.status_code if isinstance(error, HTTPException) else 500
+    messages = {404: "There is no such route.", 405: "This route does not allow that method."}
+    answer = http_error(status, messages.get(status, "The request cannot be served."))
+    headers = dict(error.headers or {}) if isinstance(error, HTTPException) else {}
+    return Response(answer.body(), status, headers, "application/json")
+
+
+# --- the boundary ----------------------------------------------------------------------------
+
+
+@dataclass
+class _Sent:
+    """What has been sent of one answer."""
+
+    status: int = 0  # 0: nothing yet
+
+
+class RequestBoundary:
+    """Pure ASGI middleware; see the module's docstring."""
+
+    def __init__(self, app: ASGIApp, service: Service) -> None:
+        self.app = app
+        self.service = service
+        self.routes = GENERATING | {
+            "/v1/models", "/models", "/health", "/livez", "/readyz", "/metrics", "/version",
+        }  # fmt: skip
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self.app(scope, receive, send)
+            return
+        if scope["type"] != "http":
+            await send({"type": "websocket.close", "code": 1008})
+            return
+        request_id = uuid.uuid4().hex
+        started = self.service.clock.now()
+        sent = _Sent()
+
+        async def send_named(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                sent.status = message["status"]
+                headers = [*message.get("headers", ()), (b"x-request-id", request_id.encode())]
+                message = {**message, "headers": headers}
+            await send(message)
+
+        try:
+            if scope["path"] not in OPEN_PATHS:
+                principal = authenticate(scope["headers"], self.service.keys)
+                scope.setdefault("state", {})["principal"] = principal
+            with self.service.admitted() if scope["path"] in GENERATING else nullcontext():
+                await self.app(scope, receive, send_named)
+        except ClientGone:
+            sent.status = STATUS_CLIENT_GONE
+        except TribodyError as error:
+            await self._answer(error, request_id, sent, send_named)
+        except Exception as error:  # noqa: BLE001 - the outermost layer
+            await self._answer(error, request_id, sent, send_named)
+        finally:
+            self._record(scope, request_id, sent.status, self.service.clock.now() - started)
+
+    async def _answer(self, error: Exception, request_id: str, sent: _Sent, send: Send) -> None:
+        """Send the error's answer, or cut the connection if another answer has begun."""
+        answer = error_for(error)
+        if answer.status >= 500:
+            _log_failure(error, request_id)
+        if sent.status:
+            raise ConnectionAbortedError("an answer had begun") from None
+        await send_error(answer, send)
+
+    def _route(self, path: str) -> str:
+        """A label from a closed set, whatever the client asked for."""
+        if path in self.routes:
+            return path
+        return "/v1/models/{id}" if path.startswith(("/v1/models/", "/models/")) else "other"
+
+    def _record(self, scope: Scope, request_id: str, status: int, seconds: float) -> None:
+        route = self._route(scope["path"])
+        self.service.metrics.http_request(route, scope["method"], status)
+        principal = scope.get("state", {}).get("principal")
+        logger.info(
+            "event=http_request request_id=%s route=%s method=%s status=%d key=%s duration_ms=%.1f",
+            request_id,
+            route,
+            scope["method"] if len(scope["method"]) < 16 else "other",
+            status,
+            principal.key_id if principal else "none",
+            seconds * 1e3,
+        )
+
+
+async def send_error(answer: HttpError, send: Send) -> None:
+    body = answer.body()
+    headers = [
+        (b"content-type", b"application/json"),
+        (b"content-length", str(len(body)).encode()),
+        *((name.encode(), value.encode()) for name, value in answer.headers),
+    ]
+    await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+def _log_failure(error: Exception, request_id: str) -> None:
+    """Where it happened, not what it said: messages may quote a request."""
+    frames = traceback.extract_tb(error.__traceback__)[-4:]
+    where = " < ".join(f"{frame.name}:{frame.lineno}" for frame in reversed(frames))
+    shown = str(error) if isinstance(error, TribodyError) else ""
+    logger.error(
+        "event=request_failed request_id=%s error=%s where=%r detail=%r",
+        request_id,
+        type(error).__name__,
+        where,
+        shown,
+    )

@@ -1,0 +1,135 @@
+"""Errors as the OpenAI clients expect them: one JSON object, one status, nothing about ourselves.
+
+Bodies never hold a traceback, a path or an address: texts of BadRequest and Overloaded are written
+for callers and pass through, everything else is replaced by a fixed sentence and logged.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+import msgspec
+
+from tribody.core.errors import BadInput, BadRequest, EngineFailed, Overloaded, TribodyError
+
+RETRY_AFTER_SECONDS = 1
+# A queue that is full or an engine that restarts has usually moved on after a second.
+
+ERROR_TYPES = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    404: "invalid_request_error",
+    405: "invalid_request_error",
+    408: "invalid_request_error",
+    413: "invalid_request_error",
+    422: "invalid_request_error",
+    429: "rate_limit_error",
+    431: "invalid_request_error",
+    500: "server_error",
+    503: "server_error",
+}
+
+
+class ErrorDetail(msgspec.Struct, frozen=True):
+    message: str
+    type: str
+    param: str | None = None
+    code: str | None = None
+
+
+class ErrorBody(msgspec.Struct, frozen=True):
+    error: ErrorDetail
+
+
+class Unauthorized(BadRequest):
+    """No key, or not one of ours."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, status=401, code="invalid_api_key")
+
+
+class Draining(Overloaded):
+    """The server is shutting down and takes no new work."""
+
+
+@dataclass(frozen=True)
+class HttpError:
+    """One answer: status, body and extra headers."""
+
+    status: int
+    detail: ErrorDetail
+    headers: tuple[tuple[str, str], ...] = ()
+
+    def body(self) -> bytes:
+        return msgspec.json.encode(ErrorBody(self.detail))
+
+
+def http_error(
+    status: int, message: str, *, param: str | None = None, code: str | None = None
+) -> HttpError:
+    """Build the answer for one status, with Retry-After or WWW-Authenticate where they belong."""
+    headers: tuple[tuple[str, str], ...] = ()
+    if status in (429, 503):
+        headers = (("retry-after", str(RETRY_AFTER_SECONDS)),)
+    elif status == 401:
+        headers = (("www-authenticate", "Bearer"),)
+    kind = ERROR_TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
+    return HttpError(status, ErrorDetail(message, kind, param, code), headers)
+
+
+def error_for(exception: BaseException) -> HttpError:
+    """Map an exception to the answer its caller gets."""
+    match exception:
+        case BadRequest():
+            return http_error(
+                exception.status, str(exception), param=exception.param, code=exception.code
+            )
+        case Draining():
+            return http_error(503, str(exception), code="shutting_down")
+        case Overloaded():
+            return http_error(503, str(exception), code="overloaded")
+        case EngineFailed():
+            return http_error(
+                503,
+                "The engine could not finish this request; please try again.",
+                code="engine_failed",
+            )
+        case BadInput():
+            return http_error(400, "The request cannot be served as it stands.")
+        case TribodyError() | _:
+            return http_error(
+                500, "The server made a mistake; it has been logged.", code="internal"
+            )
+
+
+PARAM_IN_MESSAGE = re.compile(r" - at `\$\.?(?P<path>[^`]*)`$")
+MISSING_FIELD = re.compile(r"^Object missing required field `(?P<name>[^`]+)`")
+
+
+def bad_json(exception: Exception) -> BadRequest:
+    """Turn what msgspec raises for a body into a BadRequest that names the parameter."""
+    match exception:
+        case msgspec.ValidationError():
+            return _bad_field(str(exception))
+        case RecursionError():
+            return BadRequest("The JSON body is nested too deeply.", code="invalid_json")
+        case UnicodeDecodeError():
+            return BadRequest("The request body is not valid UTF-8.", code="invalid_json")
+        case _:
+            return BadRequest(
+                f"The request body is not valid JSON: {exception}", code="invalid_json"
+            )
+
+
+def _bad_field(text: str) -> BadRequest:
+    found = PARAM_IN_MESSAGE.search(text)
+    path = found["path"] if found else ""
+    reason = text[: found.start()] if found else text
+    missing = MISSING_FIELD.match(reason)
+    if missing:
+        path = f"{path}.{missing['name']}" if path else missing["name"]
+        return BadRequest(f"Missing required parameter: '{path}'.", param=path)
+    if not path:
+        return BadRequest(f"The JSON body must be an object: {reason}.", code="invalid_json")
+    return BadRequest(f"Invalid type for '{path}': {reason}.", param=path)

@@ -1,0 +1,113 @@
+"""Which names answer, and what stands behind each: an engine and the text side of its model.
+
+Several models may be served at once.  Aliases are names only; an answer's `model` field names the
+model that really answered.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import AsyncGenerator, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from tribody.core.engine_info import EngineInfo, EngineStats
+from tribody.core.errors import BadConfig, BadRequest
+from tribody.core.request import Event, Request
+from tribody.text.chat_template import ChatTemplate
+from tribody.text.tokenizer import Tokenizer
+
+MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,95}")
+
+
+class Engine(Protocol):
+    """What the server asks of `engine.client.EngineClient`; tests have a scripted one."""
+
+    @property
+    def info(self) -> EngineInfo: ...
+    @property
+    def stats(self) -> EngineStats: ...
+    @property
+    def ready(self) -> bool: ...
+    @property
+    def restarts(self) -> int: ...
+
+    def submit(self, request: Request) -> AsyncGenerator[Event, None]:
+        """The events of one request; BadRequest, Overloaded or EngineFailed instead of them.
+
+        Closing the generator before its last event aborts the request.
+        """
+        ...
+
+    async def close(self, drain_seconds: float) -> None: ...
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """One model: its public id, its engine, and what turns text into its tokens and back.
+
+    `chat_template` is None for a base model; it then answers completions only.
+    """
+
+    model_id: str
+    engine: Engine
+    tokenizer: Tokenizer
+    chat_template: ChatTemplate | None
+    created: int  # seconds since 1970, when the server began to serve it
+    longest_token_bytes: int  # no token covers more text: refuses hopeless prompts unread
+
+    @property
+    def system_fingerprint(self) -> str:
+        """Changes whenever weights or number formats change."""
+        info = self.engine.info
+        text = f"{info.fingerprint}/{info.weight_format}/{info.kv_format}/{info.isa}"
+        return "fp_" + hashlib.sha256(text.encode()).hexdigest()[:10]
+
+
+def longest_token_bytes(tokenizer: Tokenizer) -> int:
+    """Length in UTF-8 bytes of the longest token of the vocabulary (at least 1)."""
+    longest = max(len(tokenizer.token_bytes(i)) for i in range(tokenizer.vocab_size))
+    return max(1, longest)
+
+
+class ModelsTable:
+    """Names to models.  The models' own ids and the operator's aliases share one name space."""
+
+    def __init__(self, models: Iterable[ServedModel], aliases: Mapping[str, str]) -> None:
+        """Raises: BadConfig on a name used twice, malformed, or an alias to nothing."""
+        self.models: list[ServedModel] = []
+        self._by_name: dict[str, ServedModel] = {}
+        for model in models:
+            self._add(model.model_id, model)
+            self.models.append(model)
+        for alias, target in aliases.items():
+            if target not in self._by_name:
+                known = ", ".join(sorted(self._by_name))
+                raise BadConfig(f"--alias {alias}={target}: no such model; served are {known}")
+            self._add(alias, self._by_name[target])
+
+    def _add(self, name: str, model: ServedModel) -> None:
+        if MODEL_NAME.fullmatch(name) is None:
+            raise BadConfig(
+                f"model name {name!r} must be 1 to 96 of letters, digits and . _ : / - "
+                "and begin with a letter or digit; give it an --alias"
+            )
+        if self._by_name.setdefault(name, model) is not model:
+            raise BadConfig(f"two models want the name {name!r}; give one an --alias")
+
+    def find(self, name: str) -> ServedModel:
+        """Raises: BadRequest (404) when no model has this name."""
+        model = self._by_name.get(name)
+        if model is None:
+            raise BadRequest(
+                f"The model {name[:96]!r} does not exist; GET /v1/models lists those that do.",
+                param="model",
+                status=404,
+                code="model_not_found",
+            )
+        return model
+
+    def aliases_of(self, model: ServedModel) -> list[str]:
+        names = (n for n, m in self._by_name.items() if m is model and n != model.model_id)
+        return sorted(names)

@@ -1,0 +1,255 @@
+"""POST /v1/completions: raw prompts in, continuations out.  No template, no reasoning."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass, field
+
+import msgspec
+from starlette.requests import Request as HttpRequest
+from starlette.responses import Response
+
+from tribody.core.errors import BadRequest
+from tribody.core.principal import Principal
+from tribody.core.request import TokenLogprob
+from tribody.server import limits, validation
+from tribody.server.generation import Generation, Prompt
+from tribody.server.logprobs import parallel_lists
+from tribody.server.models_table import ServedModel
+from tribody.server.rendering import ChoiceRenderer, Piece
+from tribody.server.service import (
+    Service,
+    decode,
+    engine_request,
+    ignored_header,
+    read_body,
+)
+from tribody.server.stream import DONE, KEEP_ALIVE, EventStream, frame, while_connected
+from tribody.server.types import (
+    UNSET,
+    Completion,
+    CompletionChoice,
+    CompletionLogprobs,
+    CompletionRequest,
+    UsageBody,
+)
+from tribody.text.detokenizer import TextStream
+
+
+@dataclass(frozen=True)
+class CompletionWork:
+    """One accepted completions request; choice i of prompt p is answered as p * n + i."""
+
+    fields: CompletionRequest
+    ignored: list[str]
+    model: ServedModel
+    prompts: list[Prompt]
+    echoes: list[str]  # per prompt: what is shown before its continuation, "" without echo
+
+
+async def completions(http: HttpRequest) -> Response:
+    """The endpoint."""
+    service: Service = http.app.state.service
+    started = service.clock.now()
+    body = await read_body(http)
+    work = await service.off_loop(prepare, service, body, http.state.principal)
+    headers = ignored_header(work.ignored)
+    if work.fields.stream:
+        return EventStream(_stream(service, work, started), headers)
+    whole = await while_connected(http.receive, answer(service, work, started))
+    return Response(msgspec.json.encode(whole), headers=headers, media_type="application/json")
+
+
+def generation_for(service: Service, work: CompletionWork, started: float) -> Generation:
+    """The generation that `work` asks for; `started` is when it arrived, by the service's clock."""
+    return Generation(work.model, work.prompts, service.metrics, service.clock, started)
+
+
+def prepare(service: Service, body: bytes, caller: Principal) -> CompletionWork:
+    """Decode, check and tokenize; runs in a text thread.
+
+    Raises: BadRequest for everything that is wrong with the request.
+    """
+    fields, ignored = decode(body, CompletionRequest)
+    _check_completion_fields(fields)
+    model = service.models.find(fields.model)
+    info = model.engine.info
+    prompts: list[Prompt] = []
+    echoes: list[str] = []
+    for given in _prompt_list(fields.prompt, fields.n or 1):
+        ids = _prompt_ids(given, model)
+        max_tokens = validation.completion_budget(
+            len(ids), fields.max_tokens, info.max_context_tokens, param="prompt"
+        )
+        sampling = validation.sampling_params(
+            fields,
+            vocab_size=info.vocab_size,
+            max_tokens=max_tokens,
+            num_logprobs=-1 if fields.logprobs is None else fields.logprobs,
+        )
+        request = engine_request(fields, ids, sampling, caller)
+        first_choice = len(prompts) * request.n
+        renderers = [
+            ChoiceRenderer(first_choice + i, TextStream(model.tokenizer, sampling.stop), None)
+            for i in range(request.n)
+        ]
+        prompts.append(Prompt(request, renderers))
+        echoes.append(_echo(fields, given, model))
+    return CompletionWork(fields, ignored, model, prompts, echoes)
+
+
+def _check_completion_fields(fields: CompletionRequest) -> None:
+    if fields.suffix:
+        raise BadRequest("suffix (fill in the middle) is not supported.", param="suffix")
+    if fields.echo and fields.logprobs is not None:
+        raise BadRequest("echo together with logprobs is not supported.", param="echo")
+    if fields.best_of is not None and fields.best_of != (fields.n or 1):
+        raise BadRequest("best_of other than n is not supported.", param="best_of")
+
+
+def _prompt_list(prompt: str | list[str | int | list[int]], n: int) -> list[str | list[int]]:
+    """The four forms of `prompt` as a list of texts and lists of ids."""
+    ids = [item for item in prompt if isinstance(item, int)]
+    prompts: list[str | list[int]]
+    if isinstance(prompt, str):
+        prompts = [prompt]
+    elif ids and len(ids) == len(prompt):
+        prompts = [ids]
+    elif ids:
+        raise BadRequest(
+            "prompt must be a string, token ids, or a list of one of them.", param="prompt"
+        )
+    else:
+        prompts = [item for item in prompt if not isinstance(item, int)]
+    if not prompts:
+        raise BadRequest("prompt must hold at least one prompt.", param="prompt")
+    limits.check_count("prompt", len(prompts), limits.MAX_PROMPTS, "prompts")
+    limits.check_count("n", len(prompts) * n, limits.MAX_CHOICES, "choices (prompts times n)")
+    return prompts
+
+
+def _prompt_ids(given: str | list[int], model: ServedModel) -> list[int]:
+    info = model.engine.info
+    if isinstance(given, str):
+        validation.refuse_hopeless(
+            given, model.longest_token_bytes, info.max_context_tokens, "prompt"
+        )
+        ids = model.tokenizer.encode(given, add_special_tokens=True)
+    else:
+        validation.check_token_ids("prompt", given, info.vocab_size)
+        ids = given
+    if not ids:
+        raise BadRequest("prompt is empty; it needs at least one token.", param="prompt")
+    return ids
+
+
+def _echo(fields: CompletionRequest, given: str | list[int], model: ServedModel) -> str:
+    if not fields.echo:
+        return ""
+    if isinstance(given, str):
+        return given
+    return model.tokenizer.decode(given, skip_special_tokens=False)
+
+
+# --- the answer ------------------------------------------------------------------------------
+
+
+@dataclass
+class _ChoiceSum:
+    """One choice of a non-streamed answer, as it grows."""
+
+    texts: list[str]
+    logprobs: list[TokenLogprob] = field(default_factory=list)
+    finish_reason: str | None = None
+
+    def add(self, piece: Piece) -> None:
+        self.texts.append(piece.text)
+        self.logprobs += piece.logprobs
+        self.finish_reason = piece.finish_reason or self.finish_reason
+
+
+async def answer(service: Service, work: CompletionWork, started: float) -> Completion:
+    """Run `work` to its end."""
+    generation = generation_for(service, work, started)
+    head = service.answer_head(work.model, work.prompts[0].request.id)
+    n = work.fields.n or 1
+    sums = [_ChoiceSum([echo]) for echo in work.echoes for _ in range(n)]
+    async with generation:
+        async for piece in generation.pieces():
+            if piece is not None:
+                sums[piece.choice].add(piece)
+    choices = [
+        CompletionChoice(
+            index=i,
+            text="".join(total.texts),
+            logprobs=_logprobs(work, total.logprobs, 0),
+            finish_reason=total.finish_reason,
+        )
+        for i, total in enumerate(sums)
+    ]
+    return Completion(
+        id=head.id,
+        created=head.created,
+        model=head.model,
+        system_fingerprint=head.system_fingerprint,
+        choices=choices,
+        usage=generation.usage(),
+    )
+
+
+def _logprobs(
+    work: CompletionWork, logprobs: list[TokenLogprob], offset: int
+) -> CompletionLogprobs | None:
+    wanted = work.fields.logprobs
+    if wanted is None:
+        return None
+    return parallel_lists(work.model.tokenizer, logprobs, offset, with_top=wanted > 0)
+
+
+async def _stream(
+    service: Service, work: CompletionWork, started: float
+) -> AsyncGenerator[bytes, None]:
+    """Frames of the answer: echoes, texts, ends; usage; [DONE]."""
+    generation = generation_for(service, work, started)
+    head = service.answer_head(work.model, work.prompts[0].request.id)
+    options = work.fields.stream_options
+    include_usage = bool(options and options.include_usage)
+    usage = None if include_usage else UNSET
+
+    def chunk(
+        choices: list[CompletionChoice], usage: UsageBody | msgspec.UnsetType | None
+    ) -> bytes:
+        return frame(
+            Completion(
+                id=head.id,
+                created=head.created,
+                model=head.model,
+                system_fingerprint=head.system_fingerprint,
+                choices=choices,
+                usage=usage,
+            )
+        )
+
+    n = work.fields.n or 1
+    unsaid = {i: work.echoes[i // n] for i in range(n * len(work.echoes)) if work.echoes[i // n]}
+    offsets = [0] * (n * len(work.echoes))
+    async with generation:
+        async for piece in generation.pieces():
+            if piece is None:
+                yield KEEP_ALIVE
+                continue
+            logprobs = None
+            if piece.logprobs:
+                logprobs = _logprobs(work, piece.logprobs, offsets[piece.choice])
+            if logprobs is not None:
+                offsets[piece.choice] += sum(len(token) for token in logprobs.tokens)
+            choice = CompletionChoice(
+                index=piece.choice,
+                text=unsaid.pop(piece.choice, "") + piece.text,
+                logprobs=logprobs,
+                finish_reason=piece.finish_reason,
+            )
+            yield chunk([choice], usage)
+        if include_usage:
+            yield chunk([], generation.usage())
+        yield DONE

@@ -1,0 +1,161 @@
+"""From wire fields to `SamplingParams`: every range, count and combination is checked here.
+
+Types were checked while decoding (`types`), bounds come from `limits`, the model's own bounds
+(context, vocabulary) from its engine.  Nothing is clamped: a value out of range is refused.
+"""
+
+from __future__ import annotations
+
+import math
+import secrets
+from collections.abc import Collection
+
+import msgspec
+
+from tribody.core.errors import BadRequest
+from tribody.core.request import SamplingParams
+from tribody.server import limits
+from tribody.server.types import SamplingFields
+
+
+def unknown_fields(body: bytes, known: Collection[str]) -> list[str]:
+    """Names of top-level fields that are given, not null, and not ours; the body is an object."""
+    given = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
+    return [name for name, raw in given.items() if name not in known and bytes(raw) != b"null"]
+
+
+def check_fields(fields: SamplingFields) -> None:
+    """Check all that does not depend on the model or the prompt.
+
+    Raises: BadRequest with the parameter's name.
+    """
+    for name in limits.NUMBERS:
+        value = getattr(fields, name, None)
+        if not isinstance(value, bool):
+            limits.check_number(name, value)
+    if fields.stream_options is not None and not fields.stream:
+        raise BadRequest("stream_options needs stream: true.", param="stream_options")
+    for name in ("user", "user_id"):
+        value = getattr(fields, name)
+        if value is not None and len(value.encode()) > limits.MAX_USER_BYTES:
+            raise BadRequest(
+                f"{name} has more than {limits.MAX_USER_BYTES} bytes of UTF-8.", param=name
+            )
+
+
+def stop_strings(stop: str | list[str] | None) -> tuple[str, ...]:
+    strings = [] if stop is None else [stop] if isinstance(stop, str) else stop
+    limits.check_count("stop", len(strings), limits.MAX_STOPS, "strings")
+    for text in strings:
+        if not text:
+            raise BadRequest("A stop string must not be empty.", param="stop")
+        limits.check_count(
+            "stop", len(text), limits.MAX_STOP_CHARACTERS, "characters in one string"
+        )
+    return tuple(strings)
+
+
+def logit_bias(given: dict[str, float] | None, vocab_size: int) -> dict[int, float]:
+    biases: dict[int, float] = {}
+    limits.check_count("logit_bias", len(given or ()), limits.MAX_LOGIT_BIASES, "entries")
+    for key, value in (given or {}).items():
+        if not key.isascii() or not key.isdigit() or len(key) > 9 or int(key) >= vocab_size:
+            raise BadRequest(
+                f"logit_bias names {key[:32]!r}, which is not a token id below {vocab_size}.",
+                param="logit_bias",
+            )
+        limits.check_bounds("logit_bias", value, limits.LOGIT_BIAS_VALUE)
+        biases[int(key)] = value
+    return biases
+
+
+def check_token_ids(param: str, ids: list[int], vocab_size: int) -> None:
+    for token_id in ids:
+        if not 0 <= token_id < vocab_size:
+            raise BadRequest(
+                f"{param} holds a token id that is not in [0, {vocab_size}).", param=param
+            )
+
+
+def completion_budget(
+    num_prompt_tokens: int, asked: int | None, max_context_tokens: int, *, param: str
+) -> int:
+    """How many tokens may be generated: what was asked, or what is left of the context.
+
+    Raises: BadRequest (context_length_exceeded) when prompt and completion do not fit.
+    """
+    left = max_context_tokens - num_prompt_tokens
+    if asked is not None and asked <= left:
+        return asked
+    if asked is None and left >= 1:
+        return left
+    if asked is None or left < 1:
+        found = f"your {param} resulted in {num_prompt_tokens} tokens"
+        advice = f"Please reduce the length of the {param}"
+    else:
+        found = (
+            f"you requested {num_prompt_tokens + asked} tokens ({num_prompt_tokens} in the "
+            f"{param}, {asked} in the completion)"
+        )
+        advice = f"Please reduce the length of the {param} or completion"
+    raise BadRequest(
+        f"This model's maximum context length is {max_context_tokens} tokens. However, {found}. "
+        f"{advice}.",
+        param=param,
+        code="context_length_exceeded",
+    )
+
+
+def refuse_hopeless(
+    text: str, longest_token_bytes: int, max_context_tokens: int, param: str
+) -> None:
+    """Refuse a text that cannot fit, before the tokenizer spends minutes on it.
+
+    Every token covers at most `longest_token_bytes` of the text, so it has at least that many
+    tokens; the factor 4 leaves room for normalizers that shorten the text.
+    """
+    least = math.ceil(len(text) / (4 * longest_token_bytes))
+    if least > max_context_tokens:
+        raise BadRequest(
+            f"This model's maximum context length is {max_context_tokens} tokens. However, your "
+            f"{param} has {len(text)} characters, more than could fit. Please reduce the length "
+            f"of the {param}.",
+            param=param,
+            code="context_length_exceeded",
+        )
+
+
+def sampling_params(
+    fields: SamplingFields, *, vocab_size: int, max_tokens: int, num_logprobs: int
+) -> SamplingParams:
+    """Collect checked fields and defaults; call `check_fields` first.
+
+    A request without a seed gets a drawn one, which stays with it (see core.request).
+    """
+    stop_ids = fields.stop_token_ids or []
+    limits.check_count("stop_token_ids", len(stop_ids), limits.MAX_STOP_TOKEN_IDS, "ids")
+    check_token_ids("stop_token_ids", stop_ids, vocab_size)
+    seed = secrets.randbits(63) if fields.seed is None else fields.seed % 2**64
+    return SamplingParams(
+        max_tokens=max_tokens,
+        temperature=_number(fields, "temperature"),
+        top_p=_number(fields, "top_p"),
+        top_k=max(0, int(_number(fields, "top_k"))),
+        min_p=_number(fields, "min_p"),
+        frequency_penalty=_number(fields, "frequency_penalty"),
+        presence_penalty=_number(fields, "presence_penalty"),
+        repetition_penalty=_number(fields, "repetition_penalty"),
+        logit_bias=logit_bias(fields.logit_bias, vocab_size),
+        seed=seed,
+        num_logprobs=num_logprobs,
+        stop=stop_strings(fields.stop),
+        stop_token_ids=tuple(stop_ids),
+        ignore_eos=bool(fields.ignore_eos),
+    )
+
+
+def _number(fields: SamplingFields, name: str) -> float:
+    value: float | None = getattr(fields, name)
+    default = limits.NUMBERS[name].default
+    assert default is not None, name
+    return default if value is None else value
