@@ -3,6 +3,7 @@ arrays and the shipped model, never through a copy of either."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 
 import numpy as np
@@ -41,10 +42,7 @@ def chunked(model: Model, tokens: list[int]) -> F32:
     kv = KVStore(model.kv_layout, NUM_PAGES, "float32")
     cuts = [0, 1, 7, 63, 66, len(tokens)]
     pages = [2, 8, 4, 6]
-    parts = [
-        run(model, kv, [chunk(tokens, a, b, pages)])[0]
-        for a, b in zip(cuts, cuts[1:], strict=False)
-    ]
+    parts = [run(model, kv, [chunk(tokens, a, b, pages)])[0] for a, b in itertools.pairwise(cuts)]
     return np.concatenate(parts)
 
 

@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
+
 from tests.models.five_ways import WAYS, whole
 from tests.models.tiny import CONFIGS, tiny_checkpoint, tiny_tokens
 from tests.models.tolerance import logits_tolerance
-
 from tribody.models.load import load_model
 from tribody.ops import reference
 

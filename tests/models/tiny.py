@@ -63,7 +63,9 @@ LLAMA3: dict[str, object] = {
 }
 
 
-def _v3(q_lora_rank: int | None, n_group: int, topk_group: int, **more: object) -> dict[str, object]:
+def _v3(
+    q_lora_rank: int | None, n_group: int, topk_group: int, **more: object
+) -> dict[str, object]:
     return LATENT | {
         "model_type": "deepseek_v3",
         "q_lora_rank": q_lora_rank,

@@ -11,13 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
+
 from tests.models.five_ways import WAYS
 from tests.models.tiny import CONFIGS, MemoryCheckpoint, tiny_tokens, tiny_weights
 from tests.models.tolerance import logits_tolerance
 from tests.parity.reference_model import load_reference, reference_logits, write_checkpoint
-
-from tribody.loading.checkpoint import open_checkpoint
 from tribody.models.load import load_model
 from tribody.ops import reference
 from tribody.ops.table import Ops

@@ -179,8 +179,9 @@ def _llama(config: ConfigReader) -> ModelConfig:
 
 
 def _qwen2(config: ConfigReader) -> ModelConfig:
-    """Qwen2 has biases on q, k and v by definition; no key says so."""
+    """Qwen2 has biases on q, k and v by definition; an attention_bias key says nothing."""
     _refuse_sliding_window(config)
+    config.get("attention_bias")
     head_dim = _head_dim(config)
     attention = _grouped_query(config, head_dim=head_dim, bias=(True, False), norm=False)
     return _finish(config, attention, head_dim, head_dim)
