@@ -1,14 +1,17 @@
-// The Python module: linear algebra, norms, MoE, sampling helpers, and the machine.
+// The Python module: weights, linear algebra, norms, MoE and sampling helpers.
 #include "bindings.h"
 
 #include <nanobind/stl/string.h>
-#include <nanobind/stl/vector.h>
+#include <nanobind/stl/tuple.h>
 
-#include <vector>
+#include <cstring>
+#include <tuple>
 
-#include "isa.h"
 #include "linear.h"
-#include "threads.h"
+#include "moe.h"
+#include "norm.h"
+#include "pack.h"
+#include "sampling.h"
 
 namespace tribody {
 
@@ -22,22 +25,239 @@ std::string describe(const char*, const nb::dlpack::dtype& dtype, size_t ndim,
 
 namespace {
 
-std::vector<std::string> isa_levels() {
-  std::vector<std::string> names;
-  for (int level = 0; level < kNumIsas; ++level) {
-    if (isa_available(static_cast<Isa>(level))) names.emplace_back(kIsaNames[level]);
+constexpr const char* kFormatNames[] = {"float32", "bfloat16", "float16", "w8g32"};
+
+WeightFormat format_named(const std::string& name) {
+  for (int i = 0; i < 4; ++i) {
+    if (name == kFormatNames[i]) return static_cast<WeightFormat>(i);
   }
-  return names;
+  throw nb::value_error(("unknown weight format " + name).c_str());
 }
 
-void choose_isa(const std::string& name) {
-  for (int level = 0; level < kNumIsas; ++level) {
-    if (name == kIsaNames[level] && isa_available(static_cast<Isa>(level))) {
-      set_isa(static_cast<Isa>(level));
-      return;
+void check_plain(const Matrix& matrix, const char* name) {
+  if (matrix.stacked()) throw ShapeError(std::string(name) + ": expected (N, K), got (E, N, K)");
+}
+
+nb::tuple shape_of(const Matrix& matrix) {
+  const MatrixView& v = matrix.view();
+  return matrix.stacked() ? nb::make_tuple(v.experts, v.rows, v.columns)
+                          : nb::make_tuple(v.rows, v.columns);
+}
+
+Matrix* pack_matrix(const In& weights, const std::string& format_name) {
+  const WeightFormat format = format_named(format_name);
+  const size_t ndim = weights.ndim();
+  if (ndim != 2 && ndim != 3) throw ShapeError("weights: expected (N, K) or (E, N, K)");
+  const float* data = checked<float>(weights, "weights", ndim);
+  const bool stacked = ndim == 3;
+  const auto experts = static_cast<int64_t>(stacked ? weights.shape(0) : 1);
+  const auto rows = static_cast<int64_t>(weights.shape(ndim - 2));
+  const auto columns = static_cast<int64_t>(weights.shape(ndim - 1));
+  if ((rows > 1 && weights.stride(ndim - 2) != columns) ||
+      (stacked && experts > 1 && weights.stride(0) != rows * columns)) {
+    throw ShapeError("weights: expected a C-contiguous array");
+  }
+  auto* matrix = new Matrix(format, experts, rows, columns, stacked);
+  const PackCall call{data, matrix->view(), matrix->data()};
+  nb::gil_scoped_release release;
+  TRIBODY_DISPATCH(pack(call));
+  return matrix;
+}
+
+void bind_embed(const Matrix& table, const In& token_ids, const Out& out) {
+  check_plain(table, "table");
+  const MatrixView& view = table.view();
+  const int32_t* ids = checked<int32_t>(token_ids, "token_ids", 1);
+  const auto to = rows_of(out, "out columns", view.columns);
+  const auto count = static_cast<int64_t>(token_ids.shape(0));
+  check_size("out rows", to.count, count);
+  if (token_ids.stride(0) != 1 && count > 1) throw ShapeError("token_ids: expected contiguous");
+  for (int64_t i = 0; i < count; ++i) {
+    if (ids[i] < 0 || ids[i] >= view.rows) {
+      throw ShapeError("token_ids: " + std::to_string(ids[i]) + " is not in [0, " +
+                       std::to_string(view.rows) + ")");
     }
   }
-  throw nb::value_error(("this machine has no instruction set named " + name).c_str());
+  const EmbedCall call{view, ids, count, to.pointer, to.stride};
+  nb::gil_scoped_release release;
+  TRIBODY_DISPATCH(embed(call));
+}
+
+void bind_rms_norm(const In& x, const In& weight, float eps, const Out& out) {
+  const auto columns = static_cast<int64_t>(weight.shape(0));
+  const auto from = rows_of(x, "x columns", columns);
+  const auto to = rows_of(out, "out columns", columns);
+  check_size("out rows", to.count, from.count);
+  const Norm norm{vector_of(weight, "weight", columns), eps};
+  nb::gil_scoped_release release;
+  TRIBODY_DISPATCH(rms_norm({from.pointer, from.stride, from.count}, norm, columns, to.pointer,
+                            to.stride));
+}
+
+// Shared by linear and norm_linear; norm and residual may be None.
+void run_linear(const In& x, const In& norm, float eps, const Matrix& weights, const In& bias,
+                const In& residual, const Out& out) {
+  check_plain(weights, "weights");
+  const MatrixView& view = weights.view();
+  const auto from = rows_of(x, "x columns", view.columns);
+  const auto to = rows_of(out, "out columns", view.rows);
+  check_size("out rows", to.count, from.count);
+  LinearCall call{{from.pointer, from.stride, from.count},
+                  {vector_of(norm, "norm", view.columns), eps},
+                  view,
+                  {to.pointer, to.stride}};
+  call.out.bias = vector_of(bias, "bias", view.rows);
+  if (residual.is_valid()) {
+    const auto add = rows_of(residual, "residual columns", view.rows);
+    check_size("residual rows", add.count, from.count);
+    call.out.residual = add.pointer;
+    call.out.residual_stride = add.stride;
+  }
+  nb::gil_scoped_release release;
+  TRIBODY_DISPATCH(linear(call));
+}
+
+void bind_linear(const In& x, const Matrix& weights, const In& bias, const In& residual,
+                 const Out& out) {
+  run_linear(x, In(), 0, weights, bias, residual, out);
+}
+
+void bind_norm_linear(const In& x, const In& norm, float eps, const Matrix& weights,
+                      const In& bias, const Out& out) {
+  run_linear(x, norm, eps, weights, bias, In(), out);
+}
+
+void check_mlp(const MatrixView& gate_up, const MatrixView& down, int64_t hidden) {
+  check_size("gate_up columns", gate_up.columns, hidden);
+  check_size("down rows", down.rows, hidden);
+  check_size("gate_up rows", gate_up.rows, 2 * down.columns);
+  check_size("down experts", down.experts, gate_up.experts);
+}
+
+void bind_norm_mlp(const Out& x, const In& norm, float eps, const Matrix& gate_up,
+                   const Matrix& down) {
+  check_plain(gate_up, "gate_up");
+  check_plain(down, "down");
+  const int64_t hidden = gate_up.view().columns;
+  check_mlp(gate_up.view(), down.view(), hidden);
+  const auto rows = rows_of(x, "x columns", hidden);
+  const MlpCall call{rows.pointer,
+                     rows.stride,
+                     rows.count,
+                     {vector_of(norm, "norm", hidden), eps},
+                     gate_up.view(),
+                     down.view()};
+  nb::gil_scoped_release release;
+  TRIBODY_DISPATCH(norm_mlp(call));
+}
+
+void bind_moe(const In& x, const In& experts, const In& weights, const Matrix& gate_up,
+              const Matrix& down, const Matrix* shared_gate_up, const Matrix* shared_down,
+              const Out& out) {
+  const MatrixView& first = gate_up.view();
+  const int64_t hidden = first.columns;
+  check_mlp(first, down.view(), hidden);
+  const auto from = rows_of(x, "x columns", hidden);
+  const auto to = rows_of(out, "out columns", hidden);
+  check_size("out rows", to.count, from.count);
+  MoeCall call{};
+  call.x = {from.pointer, from.stride, from.count};
+  call.experts = checked<int32_t>(experts, "experts", 2);
+  call.experts_stride = experts.stride(0);
+  call.top_k = static_cast<int64_t>(experts.shape(1));
+  check_size("experts rows", static_cast<int64_t>(experts.shape(0)), from.count);
+  const auto weigh = rows_of(weights, "weights columns", call.top_k);
+  check_size("weights rows", weigh.count, from.count);
+  call.weights = weigh.pointer;
+  call.weights_stride = weigh.stride;
+  for (int64_t t = 0; t < from.count; ++t) {
+    for (int64_t k = 0; k < call.top_k; ++k) {
+      const int32_t id = call.experts[t * call.experts_stride + k];
+      if (id < 0 || id >= first.experts) {
+        throw ShapeError("experts: " + std::to_string(id) + " is not in [0, " +
+                         std::to_string(first.experts) + ")");
+      }
+    }
+  }
+  call.gate_up = first;
+  call.down = down.view();
+  if ((shared_gate_up == nullptr) != (shared_down == nullptr)) {
+    throw ShapeError("shared: both matrices or none");
+  }
+  if (shared_gate_up != nullptr) {
+    check_plain(*shared_gate_up, "shared gate_up");
+    check_mlp(shared_gate_up->view(), shared_down->view(), hidden);
+    call.shared_gate_up = &shared_gate_up->view();
+    call.shared_down = &shared_down->view();
+  }
+  call.out = to.pointer;
+  call.out_stride = to.stride;
+  nb::gil_scoped_release release;
+  TRIBODY_DISPATCH(moe(call));
+}
+
+// spec = (top_k, num_groups, top_groups, sigmoid, group_by_two, normalize, scale)
+using RouteSpec = std::tuple<int64_t, int64_t, int64_t, bool, bool, bool, float>;
+
+void bind_route(const In& logits, const In& bias, const RouteSpec& spec, const Out& experts,
+                const Out& weights) {
+  RouteCall call{};
+  const float* data = checked<float>(logits, "logits", 2);
+  call.num_experts = static_cast<int64_t>(logits.shape(1));
+  const auto count = static_cast<int64_t>(logits.shape(0));
+  call.logits = {data, logits.stride(0), count};
+  call.bias = vector_of(bias, "bias", call.num_experts);
+  std::tie(call.top_k, call.num_groups, call.top_groups, call.sigmoid, call.group_by_two,
+           call.normalize, call.scale) = spec;
+  if (call.num_groups < 1 || call.num_experts % call.num_groups != 0 || call.top_groups < 1 ||
+      call.top_groups > call.num_groups || call.top_k < 1 || call.top_k > call.num_experts) {
+    throw ShapeError("route: top_k, num_groups and top_groups do not fit " +
+                     std::to_string(call.num_experts) + " experts");
+  }
+  call.experts = checked<int32_t>(experts, "experts", 2);
+  call.experts_stride = experts.stride(0);
+  check_size("experts rows", static_cast<int64_t>(experts.shape(0)), count);
+  check_size("experts columns", static_cast<int64_t>(experts.shape(1)), call.top_k);
+  const auto to = rows_of(weights, "weights columns", call.top_k);
+  check_size("weights rows", to.count, count);
+  call.weights = to.pointer;
+  call.weights_stride = to.stride;
+  nb::gil_scoped_release release;
+  TRIBODY_DISPATCH(route(call));
+}
+
+void bind_argmax(const In& logits, const Out& out) {
+  const float* data = checked<float>(logits, "logits", 2);
+  const auto columns = static_cast<int64_t>(logits.shape(1));
+  int32_t* to = checked<int32_t>(out, "out", 1);
+  check_size("out", static_cast<int64_t>(out.shape(0)), static_cast<int64_t>(logits.shape(0)));
+  if (columns == 0) throw ShapeError("logits: no columns");
+  const Rows rows{data, logits.stride(0), static_cast<int64_t>(logits.shape(0))};
+  nb::gil_scoped_release release;
+  TRIBODY_DISPATCH(argmax(rows, columns, to));
+}
+
+void bind_top_logprobs(const In& logits, const Out& ids, const Out& logprobs,
+                       const Out& log_sums) {
+  TopCall call{};
+  const float* data = checked<float>(logits, "logits", 2);
+  const auto count = static_cast<int64_t>(logits.shape(0));
+  call.logits = {data, logits.stride(0), count};
+  call.columns = static_cast<int64_t>(logits.shape(1));
+  call.ids = checked<int32_t>(ids, "ids", 2);
+  call.k = static_cast<int64_t>(ids.shape(1));
+  const auto to = rows_of(logprobs, "logprobs columns", call.k);
+  call.logprobs = to.pointer;
+  call.log_sums = checked<float>(log_sums, "log_sums", 1);
+  check_size("ids rows", static_cast<int64_t>(ids.shape(0)), count);
+  check_size("logprobs rows", to.count, count);
+  check_size("log_sums", static_cast<int64_t>(log_sums.shape(0)), count);
+  if (call.k < 1 || call.k > call.columns || to.stride != call.k || ids.stride(0) != call.k) {
+    throw ShapeError("top_logprobs: k is " + std::to_string(call.k) + " of " +
+                     std::to_string(call.columns) + " columns, into contiguous arrays");
+  }
+  nb::gil_scoped_release release;
+  TRIBODY_DISPATCH(top_logprobs(call));
 }
 
 }  // namespace
@@ -55,15 +275,31 @@ NB_MODULE(_native, module) {
     }
   });
 
-  nb::class_<Matrix>(module, "Matrix");
+  nb::class_<Matrix>(module, "Matrix")
+      .def_prop_ro("shape", &shape_of, nb::sig("def shape(self) -> tuple[int, ...]"))
+      .def_prop_ro("format",
+                   [](const Matrix& m) { return kFormatNames[static_cast<int>(m.view().format)]; })
+      .def_prop_ro("num_bytes", &Matrix::num_bytes);
 
-  module.def("isa_levels", &isa_levels);
-  module.def("current_isa", [] { return kIsaNames[static_cast<int>(current_isa())]; });
-  module.def("set_isa", &choose_isa);
-  module.def("set_num_threads", [](int count) {
-    if (count < 1 || count > 1024) throw nb::value_error("num_threads must be in [1, 1024]");
-    set_num_threads(count);
-  });
-  module.def("num_threads", &num_threads);
+  module.def("pack", &pack_matrix, nb::arg("weights"), nb::arg("weight_format"),
+             nb::rv_policy::take_ownership);
+  module.def("embed", &bind_embed, nb::arg("table"), nb::arg("token_ids"), nb::arg("out"));
+  module.def("rms_norm", &bind_rms_norm, nb::arg("x"), nb::arg("weight"), nb::arg("eps"),
+             nb::arg("out"));
+  module.def("linear", &bind_linear, nb::arg("x"), nb::arg("weights"), nb::arg("bias").none(),
+             nb::arg("residual").none(), nb::arg("out"));
+  module.def("norm_linear", &bind_norm_linear, nb::arg("x"), nb::arg("norm"), nb::arg("eps"),
+             nb::arg("weights"), nb::arg("bias").none(), nb::arg("out"));
+  module.def("norm_mlp", &bind_norm_mlp, nb::arg("x"), nb::arg("norm"), nb::arg("eps"),
+             nb::arg("gate_up"), nb::arg("down"));
+  module.def("moe", &bind_moe, nb::arg("x"), nb::arg("experts"), nb::arg("weights"),
+             nb::arg("gate_up"), nb::arg("down"), nb::arg("shared_gate_up").none(),
+             nb::arg("shared_down").none(), nb::arg("out"));
+  module.def("route", &bind_route, nb::arg("logits"), nb::arg("bias").none(), nb::arg("spec"),
+             nb::arg("experts"), nb::arg("weights"));
+  module.def("argmax", &bind_argmax, nb::arg("logits"), nb::arg("out"));
+  module.def("top_logprobs", &bind_top_logprobs, nb::arg("logits"), nb::arg("ids"),
+             nb::arg("logprobs"), nb::arg("log_sums"));
+  bind_machine(module);
   bind_attention(module);
 }

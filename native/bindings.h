@@ -31,7 +31,8 @@ std::string describe(const char* name, const nb::dlpack::dtype& dtype, size_t nd
 template <typename T, typename Array>
 auto* checked(const Array& array, const char* name, size_t ndim) {
   const bool fits = array.dtype() == nb::dtype<T>() && array.ndim() == ndim;
-  if (!fits || (ndim > 0 && array.stride(ndim - 1) != 1 && array.shape(ndim - 1) > 1)) {
+  const bool has_rows = ndim > 0 && array.size() > 0 && array.shape(ndim - 1) > 1;
+  if (!fits || (has_rows && array.stride(ndim - 1) != 1)) {  // strides of empty arrays mean nothing
     std::string message = std::string(name) + ": expected " + std::to_string(ndim) +
                           " axes of " + std::to_string(sizeof(T) * 8) +
                           "-bit elements of the operator's dtype, the last axis contiguous; got " +
@@ -54,6 +55,27 @@ inline void check_size(const char* name, int64_t actual, int64_t expected) {
   }
 }
 
+// A 2-D float32 argument of `columns` columns as rows.
+template <typename Array>
+auto rows_of(const Array& array, const char* name, int64_t columns) {
+  auto* data = checked<float>(array, name, 2);
+  check_size(name, static_cast<int64_t>(array.shape(1)), columns);
+  struct Result {
+    decltype(data) pointer;
+    int64_t stride, count;
+  };
+  return Result{data, array.stride(0), static_cast<int64_t>(array.shape(0))};
+}
+
+// A 1-D float32 argument of `size` elements, or null when it is None.
+inline const float* vector_of(const In& array, const char* name, int64_t size) {
+  if (!array.is_valid()) return nullptr;
+  const float* data = checked<float>(array, name, 1);
+  check_size(name, static_cast<int64_t>(array.shape(0)), size);
+  return data;
+}
+
+void bind_machine(nb::module_& module);
 void bind_attention(nb::module_& module);
 
 }  // namespace tribody

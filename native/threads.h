@@ -34,14 +34,19 @@ inline void parallel_for(int64_t num_chunks, Body&& body) {
 // undefined and it is valid until the same thread asks for the same slot again.  Never freed
 // before the thread ends, so steps of a usual size allocate nothing.
 enum class Scratch : int {
-  normalized,   // rms_norm of the input rows
-  codes,        // A8 codes of the first matrix's input
-  scales,       // and their scales
-  wide,         // gate_up's output
-  mid_codes,    // A8 of silu(gate) * up
+  normalized,     // rms_norm of the input rows
+  codes,          // A8 codes of the first matrix's input
+  scales,         // and their scales
+  wide,           // a chunk of gate_up's output
+  mid_values,     // silu(gate) * up of all segments, when down takes floats
+  mid_codes,      // the same as A8
   mid_scales,
-  expert_rows,  // moe: outputs per (token, choice)
-  expert_lists, // moe: the sorted rows
+  mid_wide,       // all of gate_up's output, for odd sizes
+  expert_rows,    // moe: outputs per (token, choice)
+  expert_lists,   // moe: rows sorted by expert
+  expert_codes,   // moe: A8 gathered by expert
+  expert_scales,
+  segments,       // moe: its list
   attention_a,  // attention.cc, mla.cc
   attention_b,
   attention_c,

@@ -6,9 +6,11 @@ ShapeError.  The kernels take the fastest instruction set that the machine has.
 
 from __future__ import annotations
 
+import numpy as np
+
 from tribody import _native
 from tribody.core.config import WeightFormat
-from tribody.ops.table import F32, Matrix
+from tribody.ops.table import F32, I32, I64, AttentionBatch, Matrix, Pages, RouterSpec
 
 
 class NativeOps:
@@ -17,8 +19,126 @@ class NativeOps:
     name = "native"
 
     def pack(self, weights: F32, weight_format: WeightFormat) -> Matrix:
-        matrix: Matrix = _native.pack(weights, weight_format)
-        return matrix
+        return _native.pack(weights, weight_format)
+
+    def embed(self, table: Matrix, token_ids: I32, out: F32) -> None:
+        _native.embed(table, token_ids, out)
+
+    def rms_norm(self, x: F32, weight: F32, eps: float, out: F32) -> None:
+        _native.rms_norm(x, weight, eps, out)
+
+    def linear(
+        self, x: F32, weights: Matrix, bias: F32 | None, residual: F32 | None, out: F32
+    ) -> None:
+        _native.linear(x, weights, bias, residual, out)
+
+    def norm_linear(
+        self, x: F32, norm: F32, eps: float, weights: Matrix, bias: F32 | None, out: F32
+    ) -> None:
+        _native.norm_linear(x, norm, eps, weights, bias, out)
+
+    def norm_mlp(self, x: F32, norm: F32, eps: float, gate_up: Matrix, down: Matrix) -> None:
+        _native.norm_mlp(x, norm, eps, gate_up, down)
+
+    def rope_store(
+        self,
+        qkv: F32,
+        heads: tuple[int, int, int],
+        cos_sin: tuple[F32, F32],
+        qk_norm: tuple[F32, F32, float] | None,
+        slots: I64,
+        pages: tuple[Pages, Pages],
+    ) -> None:
+        _native.rope_store(qkv, heads, cos_sin, qk_norm, slots, pages)
+
+    def attend(
+        self,
+        q: F32,
+        heads: tuple[int, int, int],
+        pages: tuple[Pages, Pages],
+        batch: AttentionBatch,
+        scale: float,
+        out: F32,
+    ) -> None:
+        b = batch
+        _native.attend(q, heads, pages, b.row_starts, b.starts, b.page_tables, scale, out)
+
+    def mla_store(
+        self,
+        q: F32,
+        head_dims: tuple[int, int, int],
+        kv_a: F32,
+        norm: F32,
+        eps: float,
+        cos_sin: tuple[F32, F32],
+        interleaved: bool,
+        slots: I64,
+        pages: Pages,
+    ) -> None:
+        _native.mla_store(q, head_dims, kv_a, norm, eps, cos_sin, interleaved, slots, pages)
+
+    def mla_attend_absorbed(
+        self,
+        q: F32,
+        head_dims: tuple[int, int, int],
+        w_uk: Matrix,
+        w_uv: Matrix,
+        pages: Pages,
+        batch: AttentionBatch,
+        scale: float,
+        out: F32,
+    ) -> None:
+        rows = batch.row_starts, batch.starts, batch.page_tables
+        _native.mla_attend_absorbed(q, head_dims, w_uk, w_uv, pages, *rows, scale, out)
+
+    def mla_attend_expanded(
+        self,
+        q: F32,
+        head_dims: tuple[int, int, int],
+        kv_b: Matrix,
+        pages: Pages,
+        batch: AttentionBatch,
+        scale: float,
+        out: F32,
+    ) -> None:
+        rows = batch.row_starts, batch.starts, batch.page_tables
+        _native.mla_attend_expanded(q, head_dims, kv_b, pages, *rows, scale, out)
+
+    def route(
+        self, logits: F32, bias: F32 | None, spec: RouterSpec, experts: I32, weights: F32
+    ) -> None:
+        numbers = (
+            spec.top_k,
+            spec.num_groups,
+            spec.top_groups,
+            spec.scoring == "sigmoid",
+            spec.group_score == "top2",
+            spec.normalize,
+            spec.scale,
+        )
+        _native.route(logits, bias, numbers, experts, weights)
+
+    def moe(
+        self,
+        x: F32,
+        experts: I32,
+        weights: F32,
+        routed: tuple[Matrix, Matrix],
+        shared: tuple[Matrix, Matrix] | None,
+        out: F32,
+    ) -> None:
+        _native.moe(x, experts, weights, *routed, *(shared or (None, None)), out)
+
+    def argmax(self, logits: F32, out: I32) -> None:
+        _native.argmax(logits, out)
+
+    def top_logprobs(self, logits: F32, k: int) -> tuple[I32, F32, F32]:
+        count = len(logits)
+        ids = np.empty((count, k), np.int32)
+        logprobs = np.empty((count, k), np.float32)
+        log_sums = np.empty(count, np.float32)
+        _native.top_logprobs(logits, ids, logprobs, log_sums)
+        return ids, logprobs, log_sums
 
 
 OPS = NativeOps()
