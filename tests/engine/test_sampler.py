@@ -43,7 +43,8 @@ def frequencies(
 ) -> NDArray[np.float64]:
     counts = np.zeros(len(logits))
     for position in range(draws):
-        counts[draw(logits, slot(position=position, seed=11, **params))] += 1
+        asked = slot(position=position, seed=11, **params)  # type: ignore[arg-type]
+        counts[draw(logits, asked)] += 1
     return counts / draws
 
 

@@ -131,7 +131,7 @@ def test_bad_values_are_named(key: str, value: object) -> None:
     ],
 )
 def test_impossible_groups_are_refused(more: dict[str, object]) -> None:
-    with pytest.raises(BadModel, match="cannot be chosen|not a multiple|groups of one"):
+    with pytest.raises(BadModel, match=r"cannot be chosen|not a multiple|groups of one"):
         read_config(changed("v3-q-lora", **more))
 
 

@@ -1,0 +1,168 @@
+"""From a configuration to a running engine: what the engine process and `tribody.LLM` share."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import time
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+from tribody import _native
+from tribody.core.config import (
+    KV_SHARE_OF_FREE_MEMORY,
+    PAGE_SIZE,
+    EngineConfig,
+    SchedulerConfig,
+)
+from tribody.core.engine_info import EngineInfo
+from tribody.core.errors import BadConfig
+from tribody.core.tokenizer_source import TokenizerSource
+from tribody.engine.engine import Engine
+from tribody.engine.machine import available_bytes, physical_cores
+from tribody.engine.model_executor import ModelExecutor
+from tribody.loading.checkpoint import Checkpoint, open_checkpoint
+from tribody.memory.kv_store import KVStore, page_bytes
+from tribody.models.config import ModelConfig
+from tribody.models.load import load_model
+from tribody.models.step_input import Model
+from tribody.ops import native, reference
+from tribody.ops.table import Ops
+from tribody.scheduling.scheduler import Scheduler
+from tribody.text.special_tokens import eos_token_ids
+from tribody.text.tokenizer import Tokenizer
+
+logger = logging.getLogger(__name__)
+
+Progress = Callable[[int, int], None]  # bytes of weights done, bytes in all
+
+
+@dataclass(frozen=True, slots=True)
+class BuiltEngine:
+    """An engine and the parts that a caller in the same process may use beside it."""
+
+    engine: Engine
+    info: EngineInfo
+    executor: ModelExecutor
+    ops: Ops
+    tokenizer: Tokenizer
+    tokenizer_source: TokenizerSource
+    eos_token_ids: frozenset[int]
+
+
+def build_engine(config: EngineConfig, progress: Progress | None) -> tuple[Engine, EngineInfo]:
+    """See `build`."""
+    built = build(config, progress)
+    return built.engine, built.info
+
+
+def build(config: EngineConfig, progress: Progress | None = None) -> BuiltEngine:
+    """Open and load the model, size its KV memory and put an engine around it.
+
+    Raises: BadModel, BadConfig.
+    """
+    started = time.monotonic()
+    if not 1 <= config.max_running <= config.max_step_tokens:
+        raise BadConfig(
+            f"max_running is {config.max_running}; it must be between 1 and "
+            f"max_step_tokens ({config.max_step_tokens}), so that every sequence can decode"
+        )
+    ops: Ops = native.OPS if config.ops == "native" else reference.OPS
+    num_threads = config.num_threads or physical_cores()
+    _native.set_num_threads(num_threads)
+    with closing(open_checkpoint(Path(config.model_path))) as checkpoint:
+        tokenizer = Tokenizer.from_source(checkpoint.tokenizer_source)
+        model = load_model(checkpoint, ops, config.weight_format, progress)
+        tokenizer.check_vocabulary(model.config.vocab_size)
+        ends = eos_token_ids(
+            tokenizer.eos_token_ids, checkpoint.config, checkpoint.generation_config
+        )
+        return _assemble(config, checkpoint, model, ops, (tokenizer, ends, num_threads, started))
+
+
+def _assemble(
+    config: EngineConfig,
+    checkpoint: Checkpoint,
+    model: Model,
+    ops: Ops,
+    rest: tuple[Tokenizer, frozenset[int], int, float],
+) -> BuiltEngine:
+    tokenizer, ends, num_threads, started = rest
+    max_context = _max_context(config, model.config)
+    num_pages, budget = _num_pages(config, model, max_context)
+    kv = KVStore(model.kv_layout, num_pages, config.kv_format)
+    fingerprint = _fingerprint(checkpoint.fingerprint, config, ops)
+    scheduler = Scheduler(
+        SchedulerConfig(
+            num_pages=num_pages,
+            max_context_tokens=max_context,
+            max_step_tokens=config.max_step_tokens,
+            max_running=config.max_running,
+            max_waiting=config.max_waiting,
+        ),
+        ends,
+        fingerprint,
+    )
+    executor = ModelExecutor(model, ops, kv, config.max_step_tokens)
+    info = EngineInfo(
+        model_id=checkpoint.name,
+        model_type=model.config.model_type,
+        vocab_size=model.config.vocab_size,
+        max_context_tokens=scheduler.max_context,
+        weight_format=config.weight_format,
+        kv_format=config.kv_format,
+        weight_bytes=model.num_bytes,
+        kv_budget_bytes=kv.num_bytes,
+        num_pages=num_pages,
+        page_size=PAGE_SIZE,
+        max_running=config.max_running,
+        num_threads=num_threads,
+        isa=_native.current_isa() if ops.name == "native" else ops.name,
+        load_seconds=time.monotonic() - started,
+        fingerprint=fingerprint.hex(),
+    )
+    logger.info(
+        "model=%s weight_bytes=%d kv_bytes=%d kv_limit_bytes=%d pages=%d load_s=%.2f",
+        info.model_id,
+        info.weight_bytes,
+        info.kv_budget_bytes,
+        budget,
+        num_pages,
+        info.load_seconds,
+    )
+    engine = Engine(scheduler, executor, tokenizer)
+    source = checkpoint.tokenizer_source
+    return BuiltEngine(engine, info, executor, ops, tokenizer, source, ends)
+
+
+def _max_context(config: EngineConfig, model: ModelConfig) -> int:
+    allowed = model.max_position_embeddings
+    if config.max_context_tokens > allowed:
+        raise BadConfig(
+            f"a context of {config.max_context_tokens} tokens was asked for; "
+            f"this model has positions for {allowed}"
+        )
+    return config.max_context_tokens or allowed
+
+
+def _num_pages(config: EngineConfig, model: Model, max_context: int) -> tuple[int, int]:
+    """Pages to make and the bytes they may take: the given budget or a share of free memory,
+    but never more than every running sequence could fill."""
+    budget = config.kv_budget_bytes or int(KV_SHARE_OF_FREE_MEMORY * available_bytes())
+    size = page_bytes(model.kv_layout, config.kv_format)
+    fillable = config.max_running * -(-max_context // PAGE_SIZE)
+    num_pages = min(budget // size, fillable)
+    if num_pages < 1:
+        raise BadConfig(
+            f"the KV budget of {budget} bytes holds no page; one page of {PAGE_SIZE} tokens takes "
+            f"{size} bytes: give more memory or use a smaller model"
+        )
+    return num_pages, budget
+
+
+def _fingerprint(checkpoint: str, config: EngineConfig, ops: Ops) -> bytes:
+    """The root of the prefix cache's keys: all that decides what a page's bytes are."""
+    text = f"{checkpoint}/{config.weight_format}/{config.kv_format}/{ops.name}"
+    return hashlib.sha256(text.encode()).digest()

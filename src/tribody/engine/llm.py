@@ -1,0 +1,331 @@
+"""`tribody.LLM`: a model in this process, for notebooks, evaluation and scripts.
+
+    llm = LLM("smollm2")
+    llm.generate("The capital of France is", max_tokens=8, temperature=0).text
+    llm.chat([{"role": "user", "content": "Hello"}]).text
+    llm.score("2 + 2 =", " 4").logprob
+    llm.logits([1, 2, 3])                      # float32 (3, vocab_size)
+
+It runs the same engine as the server, without the process boundary: a crash in native code takes
+the interpreter down, and one thread may use it at a time.
+"""
+
+from __future__ import annotations
+
+import itertools
+import secrets
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, TypedDict, Unpack, get_args, overload
+
+import numpy as np
+
+from tribody.core.config import EngineConfig, KVFormat, WeightFormat
+from tribody.core.engine_info import EngineInfo
+from tribody.core.errors import BadConfig, BadRequest, EngineFailed
+from tribody.core.request import Event, FinishReason, Request, SamplingParams, TokenLogprob, Usage
+from tribody.engine.build import Progress, build
+from tribody.loading import hub
+from tribody.ops.table import F32
+from tribody.text.chat_template import ChatTemplate, chat_template_for
+from tribody.text.detokenizer import TextStream
+
+Prompt = str | Sequence[int]
+Prompts = list[str] | list[list[int]] | list[Prompt]
+DType = Literal["auto", "float32", "bfloat16", "float16", "w8g32"]
+
+NUM_LOGPROBS_LIMIT = 20
+
+
+class EngineOptions(TypedDict, total=False):
+    """How the model is run; see `core.config.EngineConfig`, which holds the defaults."""
+
+    kv_budget_bytes: int
+    num_threads: int
+    max_context_tokens: int
+    max_step_tokens: int
+    max_running: int
+    ops: Literal["native", "reference"]
+
+
+class SamplingOptions(TypedDict, total=False):
+    """How tokens are chosen; see `core.request.SamplingParams`, which holds the defaults.
+
+    max_tokens defaults to what is left of the context, seed to a drawn number.
+    """
+
+    max_tokens: int
+    temperature: float
+    top_p: float
+    top_k: int
+    min_p: float
+    frequency_penalty: float
+    presence_penalty: float
+    repetition_penalty: float
+    logit_bias: dict[int, float]
+    seed: int
+    num_logprobs: int
+    stop: tuple[str, ...]
+    stop_token_ids: tuple[int, ...]
+    ignore_eos: bool
+
+
+@dataclass(slots=True)
+class Completion:
+    """One choice.  `text` ends before a stop string or an end token; `token_ids` holds all."""
+
+    text: str = ""
+    token_ids: list[int] = field(default_factory=list)
+    logprobs: list[TokenLogprob] = field(default_factory=list)
+    finish_reason: FinishReason | None = None
+
+
+@dataclass(slots=True)
+class Generation:
+    """The answer to one prompt; `text` is the first choice's."""
+
+    prompt_token_ids: list[int]
+    choices: list[Completion]
+    usage: Usage | None = None
+
+    @property
+    def text(self) -> str:
+        return self.choices[0].text
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """Natural-log probability of a continuation; `is_greedy`: each token was the likeliest."""
+
+    logprob: float
+    token_ids: list[int]
+    token_logprobs: list[float]
+    is_greedy: bool
+
+
+class LLM:
+    """One loaded model."""
+
+    def __init__(
+        self,
+        model: str | Path,
+        dtype: DType = "auto",
+        *,
+        cache_dir: str | Path | None = None,
+        progress: Progress | None = None,
+        **options: Unpack[EngineOptions],
+    ) -> None:
+        """`model`: a folder, a .gguf file or a name that `tribody pull` takes.
+
+        dtype "auto" is int8 weights with a float16 cache; "float32" computes and caches in float32.
+        Names are fetched to `cache_dir`, ~/.cache/tribody unless given.
+        Raises: BadConfig, BadModel, DownloadFailed.
+        """
+        if dtype not in get_args(DType):
+            raise BadConfig(f"dtype {dtype!r} is not one of {', '.join(get_args(DType))}")
+        folder = Path(cache_dir) if cache_dir else Path.home() / ".cache" / "tribody"
+        path = hub.resolve(str(model), cache_dir=folder)
+        weight_format: WeightFormat = "w8g32" if dtype == "auto" else dtype
+        self._kv_format: KVFormat = "float32" if dtype == "float32" else "float16"
+        config = EngineConfig(
+            model_path=str(path),
+            weight_format=weight_format,
+            kv_format=self._kv_format,
+            **options,
+        )
+        self._built = build(config, progress)
+        self._engine = self._built.engine
+        self._max_waiting = config.max_waiting
+        self.tokenizer = self._built.tokenizer
+        self._template: ChatTemplate | None = chat_template_for(
+            self._built.tokenizer_source, self.info.model_type
+        )
+        self._numbers = itertools.count()
+
+    @property
+    def info(self) -> EngineInfo:
+        return self._built.info
+
+    @overload
+    def generate(
+        self, prompts: str, *, n: int = 1, **sampling: Unpack[SamplingOptions]
+    ) -> Generation: ...
+    @overload
+    def generate(
+        self, prompts: Prompts, *, n: int = 1, **sampling: Unpack[SamplingOptions]
+    ) -> list[Generation]: ...
+    def generate(
+        self, prompts: str | Prompts, *, n: int = 1, **sampling: Unpack[SamplingOptions]
+    ) -> Generation | list[Generation]:
+        """Continue one text, or many (texts or lists of token ids) in one batch, in their order.
+
+        Raises: BadRequest for an option out of range or a prompt longer than the context.
+        """
+        if isinstance(prompts, str):
+            return self._run([self._tokens(prompts)], n, sampling)[0]
+        return self._run([self._tokens(prompt) for prompt in prompts], n, sampling)
+
+    def chat(
+        self,
+        messages: Sequence[Mapping[str, object]],
+        *,
+        n: int = 1,
+        **sampling: Unpack[SamplingOptions],
+    ) -> Generation:
+        """Answer a conversation, rendered by the model's own chat template.
+
+        Raises: BadRequest if the model has no template, or refuses these messages.
+        """
+        if self._template is None:
+            raise BadRequest("this model has no chat template; use generate", param="messages")
+        text = self._template.render(
+            [dict(message) for message in messages],
+            add_generation_prompt=True,
+            tools=None,
+            variables={},
+        )
+        ids = self.tokenizer.encode(text, add_special_tokens=False)
+        return self._run([ids], n, sampling)[0]
+
+    def score(self, prompt: Prompt, continuation: Prompt) -> Score:
+        """How likely the model finds `continuation` after `prompt`.
+
+        Texts are tokenized one by one (special tokens before the prompt only), so a token never
+        spans the seam; begin the continuation with its space.
+        """
+        first = self._tokens(prompt)
+        second = (
+            self.tokenizer.encode(continuation, add_special_tokens=False)
+            if isinstance(continuation, str)
+            else self._tokens(continuation)
+        )
+        logprobs: list[float] = []
+        is_greedy = True
+        tokens = first + second
+        for position, logits in self._logit_chunks(tokens[:-1], len(first) - 1):
+            wanted = np.array(tokens[position + 1 : position + 1 + len(logits)])
+            best, _, log_sums = self._built.ops.top_logprobs(logits, 1)
+            chosen = logits[np.arange(len(logits)), wanted] - log_sums
+            logprobs += chosen.tolist()
+            is_greedy = is_greedy and bool((best[:, 0] == wanted).all())
+        return Score(sum(logprobs), second, logprobs, is_greedy)
+
+    def logits(self, token_ids: Sequence[int]) -> F32:
+        """float32 (T, vocab_size): row t is the model's prediction after token_ids[: t + 1].
+
+        Takes 4 * T * vocab_size bytes.  Use `score` for long texts.
+        """
+        tokens = self._tokens(token_ids)
+        result = np.empty((len(tokens), self.info.vocab_size), np.float32)
+        for position, logits in self._logit_chunks(tokens, 0):
+            result[position : position + len(logits)] = logits
+        return result
+
+    def _logit_chunks(self, tokens: list[int], first: int) -> Iterator[tuple[int, F32]]:
+        if len(tokens) > self.info.max_context_tokens:
+            raise BadRequest(
+                f"{len(tokens)} tokens; this model's context is {self.info.max_context_tokens}"
+            )
+        return self._built.executor.logit_chunks(tokens, first, self._kv_format)
+
+    def _tokens(self, prompt: Prompt) -> list[int]:
+        if isinstance(prompt, str):
+            tokens = self.tokenizer.encode(prompt, add_special_tokens=True)
+            if not tokens and self.tokenizer.bos_token_id is not None:
+                tokens = [self.tokenizer.bos_token_id]
+        else:
+            tokens = [int(token) for token in prompt]
+        if not tokens:
+            raise BadRequest("the prompt has no tokens; give at least one", param="prompt")
+        for token in tokens:
+            if not 0 <= token < self.info.vocab_size:
+                raise BadRequest(
+                    f"token id {token} is outside [0, {self.info.vocab_size})", param="prompt"
+                )
+        return tokens
+
+    def _run(self, prompts: list[list[int]], n: int, options: SamplingOptions) -> list[Generation]:
+        requests = deque(self._request(tokens, n, options) for tokens in prompts)
+        results = {
+            request.id: Generation(request.prompt_token_ids, [Completion() for _ in range(n)])
+            for request in requests
+        }
+        order = list(results)
+        try:
+            while requests or self._engine.has_work():
+                while requests and self._engine.stats().waiting < self._max_waiting:
+                    self._engine.submit(requests.popleft())
+                for event in self._engine.step():
+                    self._take(results[event.request_id], event)
+        except BaseException:
+            self._abandon(order)
+            raise
+        stop = options.get("stop", ())
+        for generation in results.values():
+            for choice in generation.choices:
+                choice.text = self._text(choice, stop)
+        return [results[request_id] for request_id in order]
+
+    def _abandon(self, request_ids: list[str]) -> None:
+        """Leave the engine empty after an interrupt or an error."""
+        for request_id in request_ids:
+            self._engine.abort(request_id)
+        self._engine.step()
+
+    @staticmethod
+    def _take(generation: Generation, event: Event) -> None:
+        choice = generation.choices[event.choice]
+        choice.token_ids += event.token_ids
+        choice.logprobs += event.logprobs or []
+        choice.finish_reason = event.finish_reason or choice.finish_reason
+        generation.usage = event.usage or generation.usage
+        if event.error is not None:
+            raise EngineFailed(event.error)
+
+    def _text(self, choice: Completion, stop: tuple[str, ...]) -> str:
+        stream = TextStream(self.tokenizer, stop)
+        text = stream.push(choice.token_ids)
+        return text + stream.finish()
+
+    def _request(self, tokens: list[int], n: int, options: SamplingOptions) -> Request:
+        left = self.info.max_context_tokens - len(tokens)
+        given: SamplingOptions = {"max_tokens": max(1, left), "seed": secrets.randbits(63)}
+        sampling = SamplingParams(**(given | options))
+        check_sampling(sampling, self.info.vocab_size)
+        return Request(
+            id=f"llm-{next(self._numbers)}", prompt_token_ids=tokens, sampling=sampling, n=n
+        )
+
+
+def check_sampling(params: SamplingParams, vocab_size: int) -> None:
+    """Raises: BadRequest naming the first value that is out of range."""
+    rules: list[tuple[str, float, Callable[[float], bool], str]] = [
+        ("max_tokens", params.max_tokens, lambda x: x >= 1, "at least 1"),
+        ("temperature", params.temperature, lambda x: 0 <= x <= 100, "in [0, 100]"),
+        ("top_p", params.top_p, lambda x: 0 < x <= 1, "in (0, 1]"),
+        ("top_k", params.top_k, lambda x: x >= 0, "at least 0 (0 = off)"),
+        ("min_p", params.min_p, lambda x: 0 <= x <= 1, "in [0, 1]"),
+        ("frequency_penalty", params.frequency_penalty, lambda x: -2 <= x <= 2, "in [-2, 2]"),
+        ("presence_penalty", params.presence_penalty, lambda x: -2 <= x <= 2, "in [-2, 2]"),
+        ("repetition_penalty", params.repetition_penalty, lambda x: 0 < x <= 10, "in (0, 10]"),
+        (
+            "num_logprobs",
+            params.num_logprobs,
+            lambda x: -1 <= x <= NUM_LOGPROBS_LIMIT,
+            f"in [-1, {NUM_LOGPROBS_LIMIT}]",
+        ),
+    ]
+    for name, value, holds, wanted in rules:
+        if not holds(value):
+            raise BadRequest(f"{name} is {value}; it must be {wanted}", param=name)
+    for token, bias in params.logit_bias.items():
+        if not 0 <= token < vocab_size or not -100 <= bias <= 100:
+            raise BadRequest(
+                f"logit_bias {{{token}: {bias}}}: ids are in [0, {vocab_size}), "
+                "values in [-100, 100]",
+                param="logit_bias",
+            )
+    if "" in params.stop:
+        raise BadRequest("a stop string must not be empty", param="stop")
