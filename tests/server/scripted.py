@@ -108,6 +108,12 @@ class ScriptedEngine:
         self.stats = EngineStats(pages_total=16, pages_free=16)
         self.ready = True
         self.restarts = 0
+        self.closed = False
+        self._active: dict[str, asyncio.Event] = {}
+        self.reset()
+
+    def reset(self) -> None:
+        """Back to the default script, nothing remembered."""
         self.script: Callable[[Request, int], str] = answer_for
         self.refuse: Exception | None = None
         self.fail_after: int | None = None
@@ -116,8 +122,6 @@ class ScriptedEngine:
         self.submitted: list[Request] = []
         self.aborted: list[str] = []
         self.abort_seen = threading.Event()
-        self.closed = False
-        self._active: dict[str, asyncio.Event] = {}
         self._known: set[tuple[str, tuple[int, ...]]] = set()
 
     def submit(self, request: Request) -> AsyncGenerator[Event, None]:

@@ -53,6 +53,10 @@ class Draining(Overloaded):
     """The server is shutting down and takes no new work."""
 
 
+class GenerationFailed(EngineFailed):
+    """The engine lives, but this request could not be computed."""
+
+
 @dataclass(frozen=True)
 class HttpError:
     """One answer: status, body and extra headers."""
@@ -89,6 +93,8 @@ def error_for(exception: BaseException) -> HttpError:
             return http_error(503, str(exception), code="shutting_down")
         case Overloaded():
             return http_error(503, str(exception), code="overloaded")
+        case GenerationFailed():
+            return http_error(500, "This answer could not be computed.", code="engine_error")
         case EngineFailed():
             return http_error(
                 503,

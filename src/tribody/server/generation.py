@@ -17,6 +17,7 @@ from types import TracebackType
 from tribody.core.clock import Clock
 from tribody.core.errors import EngineFailed
 from tribody.core.request import Event, Request, Usage
+from tribody.server.errors import GenerationFailed
 from tribody.server.metrics import Metrics
 from tribody.server.models_table import ServedModel
 from tribody.server.rendering import ChoiceRenderer, Piece
@@ -25,10 +26,6 @@ from tribody.server.types import CompletionTokensDetails, PromptTokensDetails, U
 logger = logging.getLogger(__name__)
 
 HEARTBEAT_SECONDS = 10.0  # of silence, after which a stream gets a comment to keep proxies calm
-
-
-class GenerationFailed(EngineFailed):
-    """The engine lives, but this request could not be computed."""
 
 
 @dataclass

@@ -114,6 +114,7 @@ def prepare(service: Service, body: bytes, caller: Principal) -> ChatWork:
             choice,
             TextStream(model.tokenizer, sampling.stop),
             ReasoningSplitter(thinking=thinking),
+            section="reasoning" if thinking else None,
         )
         for choice in range(request.n)
     ]

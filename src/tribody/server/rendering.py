@@ -33,37 +33,41 @@ class Piece:
 class ChoiceRenderer:
     """Events of one choice in, pieces out.  Text that is not yet certain is held back.
 
-    `splitter` is None where `<think>` means nothing (completions, base models).
+    `splitter` is None where `<think>` means nothing (completions, base models); `section` is what
+    the first token belongs to, None while that shows only from the text.
     """
 
     choice: int
     stream: TextStream
     splitter: ReasoningSplitter | None
+    section: Section | None = "content"
     reasoning_tokens: int = 0
-    num_tokens: int = 0
-    _thinking: bool = False
+    _num_unlabelled: int = 0
+    _unlabelled: list[TokenLogprob] = field(default_factory=list)
     _pending: dict[Section, list[TokenLogprob]] = field(
         default_factory=lambda: {"reasoning": [], "content": []}
     )
 
     def push(self, event: Event) -> list[Piece]:
-        shown = event.token_ids
-        self.num_tokens += len(shown)
-        if event.ended_by_token:
-            shown = shown[:-1]
+        """The pieces that are certain now; after the last event, all of them."""
+        shown = event.token_ids[:-1] if event.ended_by_token else event.token_ids
         texts = self._split(self.stream.push(shown))
         if event.finish_reason is not None:
             texts += self._split(self.stream.finish())
             texts += self.splitter.finish() if self.splitter else []
-        self._count(event, texts, len(shown))
+        self._label(event, texts, len(shown))
         pieces = [
             Piece(self.choice, section, text, self._take(section))
             for section, text in texts
             if text
         ]
+        if self.section == "content" and self._pending["reasoning"]:
+            # Tokens of a closing tag: they have probabilities but no text.
+            pieces.insert(0, Piece(self.choice, "reasoning", "", self._take("reasoning")))
         if event.finish_reason is not None:
-            rest = self._take("content")
-            pieces.append(Piece(self.choice, "content", "", rest, event.finish_reason))
+            rest = self._take(self.section or "content")
+            section = self.section if self.section and rest else "content"
+            pieces.append(Piece(self.choice, section, "", rest, event.finish_reason))
         return pieces
 
     def _split(self, text: str) -> list[tuple[Section, str]]:
@@ -71,15 +75,22 @@ class ChoiceRenderer:
             return [("content", text)]
         return self.splitter.push(text)
 
-    def _count(self, event: Event, texts: list[tuple[Section, str]], num_shown: int) -> None:
-        """Count this event's tokens to the section they ended in."""
+    def _label(self, event: Event, texts: list[tuple[Section, str]], num_shown: int) -> None:
+        """Count this event's tokens, and those still waiting, to the section they ended in."""
         if texts:
-            self._thinking = texts[-1][0] == "reasoning"
-        if self._thinking:
-            self.reasoning_tokens += len(event.token_ids)
+            self.section = texts[-1][0]
+        elif event.finish_reason is not None:
+            self.section = self.section or "content"
+        self._num_unlabelled += len(event.token_ids)
         if event.logprobs is not None:
-            section: Section = "reasoning" if self._thinking else "content"
-            self._pending[section] += event.logprobs[:num_shown]
+            self._unlabelled += event.logprobs[:num_shown]
+        if self.section is None:
+            return
+        if self.section == "reasoning":
+            self.reasoning_tokens += self._num_unlabelled
+        self._pending[self.section] += self._unlabelled
+        self._num_unlabelled = 0
+        self._unlabelled = []
 
     def _take(self, section: Section) -> list[TokenLogprob]:
         taken = self._pending[section]

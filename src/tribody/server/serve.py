@@ -27,7 +27,13 @@ from tribody.server.app import create_app
 from tribody.server.auth import KeyFile
 from tribody.server.http_protocol import BoundedProtocol
 from tribody.server.metrics import Metrics
-from tribody.server.models_table import Engine, ModelsTable, ServedModel, longest_token_bytes
+from tribody.server.models_table import (
+    MODEL_NAME,
+    Engine,
+    ModelsTable,
+    ServedModel,
+    longest_token_bytes,
+)
 from tribody.server.service import Service
 from tribody.text.chat_template import chat_template_for
 from tribody.text.tokenizer import Tokenizer
@@ -200,15 +206,38 @@ def served_model(path: Path, engine: Engine) -> ServedModel:
     )
 
 
+@dataclass(frozen=True)
+class Listening:
+    """The address is taken and the keys are read: what can go wrong early has gone right."""
+
+    listener: socket.socket
+    keys: KeyFile | None
+
+
+def listen(config: ServeConfig) -> Listening:
+    """Take the address and read the keys, before anything is fetched or loaded.
+
+    Raises: BadConfig.
+    """
+    keys = None if config.api_key_file is None else KeyFile.read(config.api_key_file)
+    return Listening(bind(config.host, config.port, has_keys=keys is not None), keys)
+
+
+@dataclass(frozen=True)
+class NamedModel:
+    """A model to serve and what its user calls it, such as `smollm2`."""
+
+    name: str
+    config: EngineConfig
+
+
 async def serve(
-    config: ServeConfig, models: list[EngineConfig], say: Callable[[str], None]
+    config: ServeConfig, listening: Listening, models: list[NamedModel], say: Callable[[str], None]
 ) -> None:
     """Run until told to stop.  `say` prints lines for people (progress, the ready line).
 
     Raises: BadConfig, BadModel, EngineFailed before the server is ready; nothing afterwards.
     """
-    keys = None if config.api_key_file is None else KeyFile.read(config.api_key_file)
-    listener = bind(config.host, config.port, has_keys=keys is not None)
     engines: list[EngineClient] = []
 
     async def close_engines() -> None:
@@ -217,17 +246,55 @@ async def serve(
     try:
         served = []
         for model in models:
-            say(f"loading {model.model_path}")
-            engine = await EngineClient.start(model)
+            engine = await EngineClient.start(model.config, progress=_LoadingLines(model.name, say))
             engines.append(engine)
-            served.append(served_model(Path(model.model_path), engine))
-        service = make_service(served, config.aliases, keys)
+            served.append(served_model(Path(model.config.model_path), engine))
+        ids = [model.model_id for model in served]
+        aliases = all_aliases(models, ids, config.aliases)
+        service = make_service(served, aliases, listening.keys)
         server = server_for(service, config.shutdown_seconds, close_engines)
-        say(ready_text(config.host, listener.getsockname()[1], service))
-        await server.serve(sockets=[listener])
+        say(ready_text(config.host, listening.listener.getsockname()[1], service))
+        await server.serve(sockets=[listening.listener])
     finally:
-        listener.close()
+        listening.listener.close()
         await close_engines()
+
+
+def all_aliases(
+    models: list[NamedModel], model_ids: list[str], given: dict[str, str]
+) -> dict[str, str]:
+    """The operator's aliases, and the names under which the models were asked for.
+
+    A model given as a path does not get the path as a name.
+    """
+    by_name = {model.name: model_id for model, model_id in zip(models, model_ids, strict=True)}
+    names = {
+        model.name: by_name[model.name]
+        for model in models
+        if MODEL_NAME.fullmatch(model.name)
+        and Path(model.name).resolve() != Path(model.config.model_path)
+        and by_name[model.name] != model.name
+    }
+    return names | {alias: by_name.get(target, target) for alias, target in given.items()}
+
+
+class _LoadingLines:
+    """Says how far a load is, at most every `EVERY_SECONDS`: small models load in silence."""
+
+    EVERY_SECONDS = 5.0
+
+    def __init__(self, name: str, say: Callable[[str], None]) -> None:
+        self._name = name
+        self._say = say
+        self._clock = MonotonicClock()
+        self._last = self._clock.now()
+        say(f"loading {name}")
+
+    def __call__(self, done_bytes: int, total_bytes: int) -> None:
+        now = self._clock.now()
+        if now - self._last >= self.EVERY_SECONDS and total_bytes:
+            self._last = now
+            self._say(f"loading {self._name}: {done_bytes / total_bytes:.0%}")
 
 
 def ready_text(host: str, port: int, service: Service) -> str:

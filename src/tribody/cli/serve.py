@@ -1,0 +1,88 @@
+"""`tribody serve`: from names on the command line to a running server."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import uvloop
+
+from tribody.cli.engine_options import (
+    DEFAULT_MODEL,
+    EngineOptions,
+    engine_config,
+    require_native,
+)
+from tribody.cli.environment import Environment, read_environment
+from tribody.cli.logs import start_logging
+from tribody.cli.models import fetch
+from tribody.core.errors import BadConfig
+from tribody.server.serve import NamedModel, ServeConfig, listen, serve
+
+DEFAULT_PORT = 8000  # vLLM's, so that copied commands work
+DEFAULT_HOST = "127.0.0.1"
+
+
+@dataclass(frozen=True)
+class ServeOptions:
+    """As typed by the user."""
+
+    models: list[str]
+    port: int | None
+    host: str | None
+    api_key_file: Path | None
+    aliases: list[str]
+    shutdown_seconds: float
+    log_level: str | None
+
+
+def run(options: ServeOptions, engine: EngineOptions) -> None:
+    """Serve until told to stop.  Raises: TribodyError before the server is ready."""
+    environment = read_environment(os.environ)
+    start_logging(options.log_level or environment.log_level or "info")
+    require_native()
+    config, names = resolve(options, environment)
+    listening = listen(config)  # a taken port shows before anything is fetched or loaded
+    models = [
+        NamedModel(name, engine_config(fetch(name, environment), engine, environment))
+        for name in names
+    ]
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(serve(config, listening, models, _say))
+
+
+def resolve(options: ServeOptions, environment: Environment) -> tuple[ServeConfig, list[str]]:
+    """Flags, then environment, then defaults; the models to serve, each once."""
+    names = options.models or [environment.model or DEFAULT_MODEL]
+    for name in names:
+        if names.count(name) > 1:
+            raise BadConfig(f"the model {name!r} is named twice; once serves it")
+    port = options.port if options.port is not None else environment.port
+    config = ServeConfig(
+        host=options.host or environment.host or DEFAULT_HOST,
+        port=DEFAULT_PORT if port is None else port,
+        api_key_file=options.api_key_file or environment.api_key_file,
+        shutdown_seconds=options.shutdown_seconds,
+        aliases=parse_aliases(options.aliases),
+    )
+    return config, names
+
+
+def parse_aliases(texts: list[str]) -> dict[str, str]:
+    """`NAME=MODEL` pairs.  Raises: BadConfig on anything else, or a name given twice."""
+    aliases: dict[str, str] = {}
+    for text in texts:
+        name, equals, model = text.partition("=")
+        if not (name and equals and model):
+            raise BadConfig(f"--alias {text!r} must be NAME=MODEL")
+        if name in aliases:
+            raise BadConfig(f"--alias {name!r} is given twice")
+        aliases[name] = model
+    return aliases
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stdout, flush=True)
