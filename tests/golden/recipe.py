@@ -1,4 +1,4 @@
-"""What the goldens are made of: shared by the script that writes them and the tests that hold them."""
+"""What the goldens are made of: shared by the script that writes them and tests that hold them."""
 
 from __future__ import annotations
 

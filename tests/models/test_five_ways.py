@@ -1,4 +1,4 @@
-"""Whole, in chunks, token by token, after a prefix hit, in a batch: the reference operators agree."""
+"""Whole, chunks, token by token, prefix hit, in a batch: the reference operators agree."""
 
 import numpy as np
 import pytest

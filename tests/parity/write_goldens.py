@@ -41,7 +41,8 @@ def tiny_logits(name: str) -> NDArray[np.float32]:
 
 
 def write_logits() -> None:
-    np.savez_compressed(recipe.LOGITS, **{name: tiny_logits(name) for name in CONFIGS})
+    arrays = {name: tiny_logits(name) for name in CONFIGS}
+    np.savez_compressed(recipe.LOGITS, allow_pickle=False, **arrays)
     content = {
         "recipe": {
             "weight_seed": recipe.WEIGHT_SEED,
@@ -61,14 +62,14 @@ def write_logits() -> None:
     recipe.LOGITS_RECIPE.write_text(json.dumps(content, indent=1) + "\n")
 
 
-def greedy_tokens(gguf: Path) -> list[dict[str, object]]:
+def greedy_tokens(gguf: Path, prompts: tuple[str, ...]) -> list[dict[str, object]]:
     """Prompt ids, 64 greedy tokens and the smallest lead of a best logit over the second."""
     from_file = {"pretrained_model_name_or_path": gguf.parent, "gguf_file": gguf.name}
     tokenizer = transformers.AutoTokenizer.from_pretrained(**from_file)
     model = transformers.AutoModelForCausalLM.from_pretrained(**from_file, dtype=torch.float32)
     model.eval()
     results: list[dict[str, object]] = []
-    for prompt in recipe.PROMPTS:
+    for prompt in prompts:
         ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
         tokens, lead, known = [], float("inf"), None
         step = torch.tensor([ids])
@@ -95,7 +96,7 @@ def write_smollm2(gguf: Path) -> None:
         },
         "versions": VERSIONS,
         "gguf_sha256": recipe.file_sha256(gguf),
-        "answers": greedy_tokens(gguf),
+        "answers": greedy_tokens(gguf, recipe.PROMPTS),
     }
     recipe.SMOLLM2.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 

@@ -139,9 +139,7 @@ class LLM:
         self._engine = self._built.engine
         self._max_waiting = config.max_waiting
         self.tokenizer = self._built.tokenizer
-        self._template: ChatTemplate | None = chat_template_for(
-            self._built.tokenizer_source, self.info.model_type
-        )
+        self._template: ChatTemplate | None = None  # made by the first chat
         self._numbers = itertools.count()
 
     @property
@@ -178,14 +176,11 @@ class LLM:
 
         Raises: BadRequest if the model has no template, or refuses these messages.
         """
+        source, model_type = self._built.tokenizer_source, self.info.model_type
+        self._template = self._template or chat_template_for(source, model_type)
         if self._template is None:
             raise BadRequest("this model has no chat template; use generate", param="messages")
-        text = self._template.render(
-            [dict(message) for message in messages],
-            add_generation_prompt=True,
-            tools=None,
-            variables={},
-        )
+        text = self._template.render(messages, add_generation_prompt=True)
         ids = self.tokenizer.encode(text, add_special_tokens=False)
         return self._run([ids], n, sampling)[0]
 
