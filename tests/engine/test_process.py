@@ -61,7 +61,7 @@ async def collect(
 
 
 def run(test: Coroutine[None, None, None]) -> None:
-    asyncio.run(asyncio.wait_for(test, 120))
+    asyncio.run(asyncio.wait_for(test, 240))
 
 
 @pytest.fixture(scope="module", params=["llama", "v3-q-lora"])
@@ -126,30 +126,33 @@ def test_a_hung_process_is_replaced(folder: Path) -> None:
     run(test())
 
 
-def test_two_hundred_disconnects_give_their_pages_back_within_two_steps(folder: Path) -> None:
+@pytest.mark.weights
+def test_two_hundred_disconnects_give_their_pages_back_within_two_steps(smollm2_path: Path) -> None:
+    """A real model, whose steps take longer than the way of a message."""
+
     async def test() -> None:
         rng = random.Random(5)
         print("seed 5")
-        async with running(config(folder)) as client:
-            endless = client.submit(request(1000, 1500))
-            await anext(endless)
-            slowest = 0
+        settings = EngineConfig(model_path=str(smollm2_path), kv_budget_bytes=1 << 28)
+        slowest = 0
+        async with running(settings) as client:
             for index in range(200):
-                stream = client.submit(request(index, 200))
-                for _ in range(rng.randrange(0, 6)):
+                leaving = Request(
+                    id=f"r{index}",
+                    prompt_token_ids=tiny_tokens(rng.randrange(5, 80), seed=index),
+                    sampling=SamplingParams(max_tokens=200, ignore_eos=True),
+                )
+                stream = client.submit(leaving)
+                for _ in range(rng.randrange(0, 5)):
                     await anext(stream)
+                await asyncio.sleep(rng.random() * 0.02)
                 await stream.aclose()
                 steps = client.stats.steps
-                while client.stats.running > 1 or client.stats.waiting:
-                    await anext(endless)
+                while client.stats.pages_used or client.stats.running or client.stats.waiting:
+                    await asyncio.sleep(0.001)
                 slowest = max(slowest, client.stats.steps - steps)
-                lone = -(-(20 + client.stats.generated_tokens) // 64) + 1
-                assert client.stats.pages_used <= lone, "pages of the one that left are still held"
-            # One step may be under way when the abort is sent, and it takes effect in the next.
-            assert slowest <= 2
-            await endless.aclose()
-            while client.stats.pages_used:
-                await asyncio.sleep(0.01)
+        # One step may be under way when the abort is sent; it takes effect before the next.
+        assert slowest <= 2
 
     run(test())
 
