@@ -260,6 +260,14 @@ void bind_top_logprobs(const In& logits, const Out& ids, const Out& logprobs,
   TRIBODY_DISPATCH(top_logprobs(call));
 }
 
+void bind_exponential(const In& x, const Out& out) {
+  const float* data = checked<float>(x, "x", 1);
+  float* to = checked<float>(out, "out", 1);
+  const auto count = static_cast<int64_t>(x.shape(0));
+  check_size("out", static_cast<int64_t>(out.shape(0)), count);
+  TRIBODY_DISPATCH(exponential(data, count, to));
+}
+
 }  // namespace
 }  // namespace tribody
 
@@ -277,8 +285,10 @@ NB_MODULE(_native, module) {
 
   nb::class_<Matrix>(module, "Matrix")
       .def_prop_ro("shape", &shape_of, nb::sig("def shape(self) -> tuple[int, ...]"))
-      .def_prop_ro("format",
-                   [](const Matrix& m) { return kFormatNames[static_cast<int>(m.view().format)]; })
+      .def_prop_ro(
+          "format",
+          [](const Matrix& m) { return kFormatNames[static_cast<int>(m.view().format)]; },
+          nb::sig("def format(self) -> tribody.core.config.WeightFormat"))
       .def_prop_ro("num_bytes", &Matrix::num_bytes);
 
   module.def("pack", &pack_matrix, nb::arg("weights"), nb::arg("weight_format"),
@@ -300,6 +310,8 @@ NB_MODULE(_native, module) {
   module.def("argmax", &bind_argmax, nb::arg("logits"), nb::arg("out"));
   module.def("top_logprobs", &bind_top_logprobs, nb::arg("logits"), nb::arg("ids"),
              nb::arg("logprobs"), nb::arg("log_sums"));
+  module.def("exponential", &bind_exponential, nb::arg("x"), nb::arg("out"),
+             "out = e^x as the kernels compute it; for tests.");
   bind_machine(module);
   bind_attention(module);
 }

@@ -121,6 +121,13 @@ void route(const RouteCall& call) {
   for (int64_t row = 0; row < call.logits.count; ++row) route_row(call, row, memory, kept);
 }
 
+void exponential(const float* x, int64_t count, float* out) {
+  for (int64_t i = 0; i < count; i += 8) {
+    const int64_t valid = smaller(8, count - i);
+    store_first(exp(load_first(x + i, valid)), out + i, valid);
+  }
+}
+
 void argmax(const Rows& logits, int64_t columns, int32_t* out) {
   parallel_for(logits.count, [&](int64_t row) {
     const float* x = logits.data + row * logits.stride;

@@ -31,9 +31,11 @@ struct TopCall {
 
 }  // namespace tribody
 
+// exponential: out[i] = e^x[i] by simd.h's exp, for its test.
 // argmax: the lowest index of each row's largest value; NaN is never larger than anything.
 #define TRIBODY_SAMPLING_KERNELS                                        \
   void route(const RouteCall& call);                                    \
   void argmax(const Rows& logits, int64_t columns, int32_t* out);       \
-  void top_logprobs(const TopCall& call);
+  void top_logprobs(const TopCall& call);                               \
+  void exponential(const float* x, int64_t count, float* out);
 TRIBODY_IN_EACH_ISA(TRIBODY_SAMPLING_KERNELS)

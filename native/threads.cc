@@ -148,7 +148,8 @@ void forget_pool_in_child() {
 int num_threads() {
   const int count = the_num_threads.load(std::memory_order_relaxed);
   if (count > 0) return count;
-  const unsigned cores = std::thread::hardware_concurrency();
+  // Asked once: it is a system call, and a kernel call takes less.
+  static const unsigned cores = std::thread::hardware_concurrency();
   return cores == 0 ? 1 : static_cast<int>(cores);
 }
 

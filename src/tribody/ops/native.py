@@ -13,6 +13,11 @@ from tribody.core.config import WeightFormat
 from tribody.ops.table import F32, I32, I64, AttentionBatch, Matrix, Pages, RouterSpec
 
 
+def _own(matrix: Matrix) -> _native.Matrix:
+    assert isinstance(matrix, _native.Matrix)
+    return matrix
+
+
 class NativeOps:
     """The table filled with native kernels.  Contracts stand in `ops.table`."""
 
@@ -22,7 +27,7 @@ class NativeOps:
         return _native.pack(weights, weight_format)
 
     def embed(self, table: Matrix, token_ids: I32, out: F32) -> None:
-        _native.embed(table, token_ids, out)
+        _native.embed(_own(table), token_ids, out)
 
     def rms_norm(self, x: F32, weight: F32, eps: float, out: F32) -> None:
         _native.rms_norm(x, weight, eps, out)
@@ -30,15 +35,15 @@ class NativeOps:
     def linear(
         self, x: F32, weights: Matrix, bias: F32 | None, residual: F32 | None, out: F32
     ) -> None:
-        _native.linear(x, weights, bias, residual, out)
+        _native.linear(x, _own(weights), bias, residual, out)
 
     def norm_linear(
         self, x: F32, norm: F32, eps: float, weights: Matrix, bias: F32 | None, out: F32
     ) -> None:
-        _native.norm_linear(x, norm, eps, weights, bias, out)
+        _native.norm_linear(x, norm, eps, _own(weights), bias, out)
 
     def norm_mlp(self, x: F32, norm: F32, eps: float, gate_up: Matrix, down: Matrix) -> None:
-        _native.norm_mlp(x, norm, eps, gate_up, down)
+        _native.norm_mlp(x, norm, eps, _own(gate_up), _own(down))
 
     def rope_store(
         self,
@@ -89,7 +94,7 @@ class NativeOps:
         out: F32,
     ) -> None:
         rows = batch.row_starts, batch.starts, batch.page_tables
-        _native.mla_attend_absorbed(q, head_dims, w_uk, w_uv, pages, *rows, scale, out)
+        _native.mla_attend_absorbed(q, head_dims, _own(w_uk), _own(w_uv), pages, *rows, scale, out)
 
     def mla_attend_expanded(
         self,
@@ -102,7 +107,7 @@ class NativeOps:
         out: F32,
     ) -> None:
         rows = batch.row_starts, batch.starts, batch.page_tables
-        _native.mla_attend_expanded(q, head_dims, kv_b, pages, *rows, scale, out)
+        _native.mla_attend_expanded(q, head_dims, _own(kv_b), pages, *rows, scale, out)
 
     def route(
         self, logits: F32, bias: F32 | None, spec: RouterSpec, experts: I32, weights: F32
@@ -127,7 +132,10 @@ class NativeOps:
         shared: tuple[Matrix, Matrix] | None,
         out: F32,
     ) -> None:
-        _native.moe(x, experts, weights, *routed, *(shared or (None, None)), out)
+        gate_up, down = _own(routed[0]), _own(routed[1])
+        shared_gate_up = None if shared is None else _own(shared[0])
+        shared_down = None if shared is None else _own(shared[1])
+        _native.moe(x, experts, weights, gate_up, down, shared_gate_up, shared_down, out)
 
     def argmax(self, logits: F32, out: I32) -> None:
         _native.argmax(logits, out)

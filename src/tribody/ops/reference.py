@@ -58,9 +58,8 @@ def matmul(x: F32, matrix: ReferenceMatrix, expert: int | None = None) -> F32:
         raise ShapeError(f"linear: x has {x.shape[-1]} columns, weights have {weights.shape[-1]}")
     if matrix.format == "w8g32":
         codes, scales = quantize.quantize_a8(np.ascontiguousarray(x))
-        x = (codes.astype(np.float32) * scales[..., None]).reshape(len(x), -1)[
-            :, : weights.shape[-1]
-        ]
+        decoded = codes.astype(np.float32) * scales[..., None]  # (T, G, 32)
+        x = decoded.reshape(len(x), codes.shape[1] * codes.shape[2])[:, : weights.shape[-1]]
     result: F32 = x @ weights.T
     return result
 
@@ -270,7 +269,8 @@ class ReferenceOps:
             scores /= scores.sum(axis=-1, keepdims=True)
         choice = scores if bias is None else scores + bias
         if spec.num_groups > 1:
-            grouped = choice.reshape(len(choice), spec.num_groups, -1)
+            size = choice.shape[-1] // spec.num_groups
+            grouped = choice.reshape(len(choice), spec.num_groups, size)
             ranked = np.sort(grouped, axis=-1)
             group_score = (
                 ranked[..., -1] if spec.group_score == "max" else ranked[..., -2:].sum(axis=-1)

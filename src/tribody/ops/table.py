@@ -152,8 +152,8 @@ class Ops(Protocol):
 
         q (T, H (Dn + Dr)), head_dims = (H, Dn, Dr), rope part last in each head.  kv_a (T, R + Dr):
         the first R are normalised with `norm` (R,), the last Dr rotated (not normalised).
-        interleaved: pairs (x[2i], x[2i + 1]); the result is written de-interleaved, all first members,
-        then all second members, for q and k alike, as transformers does.  Else half-split pairs.
+        interleaved: pairs (x[2i], x[2i + 1]); the result is written de-interleaved, all first
+        members, then all second members, for q and k alike, as transformers does.  Else half-split.
         pages (P, 64, R + Dr).  Mutates q and the pages, not kv_a.
         """
         ...

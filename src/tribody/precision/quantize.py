@@ -18,13 +18,16 @@ F32 = NDArray[np.float32]
 
 GROUP_SIZE = 32
 
+SMALLEST_MAGNITUDE = np.float32(1e-36)
+# Activations whose largest is not above this are zeros: 127 / max|x| would overflow float32.
+
 
 def _groups(values: F32) -> F32:
     """(..., K) -> (..., ceil(K / 32), 32), padded with zeros."""
     pad = -values.shape[-1] % GROUP_SIZE
     if pad:
         values = np.concatenate([values, np.zeros((*values.shape[:-1], pad), np.float32)], axis=-1)
-    return values.reshape(*values.shape[:-1], -1, GROUP_SIZE)
+    return values.reshape(*values.shape[:-1], values.shape[-1] // GROUP_SIZE, GROUP_SIZE)
 
 
 def quantize_w8g32(weights: F32) -> tuple[NDArray[np.int8], NDArray[np.float16]]:
@@ -44,17 +47,19 @@ def quantize_w8g32(weights: F32) -> tuple[NDArray[np.int8], NDArray[np.float16]]
 def dequantize_w8g32(codes: NDArray[np.int8], scales: NDArray[np.float16], columns: int) -> F32:
     """Bytes (..., G, 32) and scales (..., G) -> float32 (..., columns)."""
     values = codes.astype(np.float32) * scales.astype(np.float32)[..., None]
-    return np.ascontiguousarray(values.reshape(*codes.shape[:-2], -1)[..., :columns])
+    flat = values.reshape(*codes.shape[:-2], codes.shape[-2] * GROUP_SIZE)
+    return np.ascontiguousarray(flat[..., :columns])
 
 
 def quantize_a8(activations: F32) -> tuple[NDArray[np.int8], F32]:
     """Activations (..., K) -> bytes (..., G, 32) and float32 scales (..., G).
 
-    scale = max|x| / 127 in float32; byte = round-half-even(x * (127 / max|x|)).  A group of zeros
-    has scale 0.
+    scale = max|x| / 127 in float32; byte = round-half-even(x * (127 / max|x|)).  A group whose
+    largest is at most SMALLEST_MAGNITUDE has zeros and scale 0.
     """
     groups = _groups(activations)
     largest = np.abs(groups).max(axis=-1)
+    largest = np.where(largest > SMALLEST_MAGNITUDE, largest, np.float32(0))
     scales = (largest / np.float32(127)).astype(np.float32)
     inverse = np.divide(
         np.float32(127), largest, out=np.zeros_like(largest), where=largest > 0, dtype=np.float32

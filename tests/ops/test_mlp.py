@@ -1,0 +1,201 @@
+"""norm_mlp and moe: against the reference, and bit-identical in any batch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+
+from tests.ops.cases import FORMATS, assert_close, draw, mlp_tolerance, rows_of
+from tribody import _native
+from tribody.core.config import WeightFormat
+from tribody.core.errors import ShapeError
+from tribody.ops import native, reference
+from tribody.ops.reference import ReferenceMatrix, matmul, normalize, silu
+from tribody.ops.table import F32, I32, Matrix
+
+NATIVE, REFERENCE = native.OPS, reference.OPS
+Pair = tuple[ReferenceMatrix, ReferenceMatrix]
+SIZES = [(64, 96), (576, 64), (33, 17), (40, 40), (1, 1)]  # (H, I)
+
+
+def weight(rng: np.random.Generator, shape: tuple[int, ...]) -> F32:
+    """Scaled as trained weights are, so that every stage has values of about one."""
+    result: F32 = draw(rng, shape) / np.float32(np.sqrt(shape[-1]))
+    return result
+
+
+def encode(values: F32, weight_format: WeightFormat) -> ReferenceMatrix:
+    matrix = REFERENCE.pack(values, weight_format)
+    assert isinstance(matrix, ReferenceMatrix)
+    return matrix
+
+
+def hidden_of(x: F32, gate_up: ReferenceMatrix, expert: int | None = None) -> F32:
+    gate, up = np.split(matmul(x, gate_up, expert), 2, axis=-1)
+    return silu(gate) * up
+
+
+@pytest.mark.parametrize("weight_format", FORMATS)
+@pytest.mark.parametrize("rows", [0, 1, 3, 9, 70])
+@pytest.mark.parametrize("size", SIZES)
+def test_mlp_against_the_reference(
+    isa: str, size: tuple[int, int], rows: int, weight_format: WeightFormat
+) -> None:
+    rng = np.random.default_rng(1)
+    width, inner = size
+    x = rows_of(draw(rng, (rows, width)), strided=True)
+    norm = 1 + weight(rng, (width,))
+    gate_up, down = weight(rng, (2 * inner, width)), weight(rng, (width, inner))
+    expected, out = x.copy(), rows_of(x.copy(), strided=True)
+    first, second = encode(gate_up, weight_format), encode(down, weight_format)
+    REFERENCE.norm_mlp(expected, norm, 1e-5, first, second)
+    NATIVE.norm_mlp(
+        out, norm, 1e-5, NATIVE.pack(gate_up, weight_format), NATIVE.pack(down, weight_format)
+    )
+    if rows == 0:
+        return
+    normalized = normalize(x, norm, 1e-5)
+    allowed = mlp_tolerance(normalized, hidden_of(normalized, first), (first, second), None)
+    assert_close(out, expected, allowed + np.spacing(np.abs(expected)))
+
+
+@pytest.mark.parametrize("weight_format", FORMATS)
+@pytest.mark.parametrize("inner", [96, 40])
+def test_mlp_rows_do_not_depend_on_their_batch(
+    isa: str, inner: int, weight_format: WeightFormat
+) -> None:
+    rng = np.random.default_rng(2)
+    x, norm = draw(rng, (130, 64)), draw(rng, (64,))
+    gate_up = NATIVE.pack(weight(rng, (2 * inner, 64)), weight_format)
+    down = NATIVE.pack(weight(rng, (64, inner)), weight_format)
+    together = x.copy()
+    NATIVE.norm_mlp(together, norm, 1e-5, gate_up, down)
+    for first, count in [(0, 1), (129, 1), (7, 2), (1, 3), (60, 8), (64, 9), (3, 66)]:
+        part = x[first : first + count].copy()
+        NATIVE.norm_mlp(part, norm, 1e-5, gate_up, down)
+        np.testing.assert_array_equal(part, together[first : first + count])
+
+
+@pytest.mark.parametrize("weight_format", FORMATS)
+def test_levels_agree_to_the_bit(weight_format: WeightFormat) -> None:
+    rng = np.random.default_rng(3)
+    x, norm = draw(rng, (5, 64)), draw(rng, (64,))
+    gate_up = NATIVE.pack(weight(rng, (192, 64)), weight_format)
+    down = NATIVE.pack(weight(rng, (64, 96)), weight_format)
+    before, results = _native.current_isa(), []
+    for level in _native.isa_levels():
+        _native.set_isa(level)
+        results.append(x.copy())
+        NATIVE.norm_mlp(results[-1], norm, 1e-5, gate_up, down)
+    _native.set_isa(before)
+    for result in results[1:]:
+        np.testing.assert_array_equal(result, results[0])
+
+
+@dataclass(frozen=True)
+class Experts:
+    """A random mixture: matrices as float32, and who goes where."""
+
+    x: F32
+    chosen: I32
+    weights: F32
+    routed: tuple[F32, F32]
+    shared: tuple[F32, F32]
+
+    def packed(
+        self, weight_format: WeightFormat, shared_format: WeightFormat
+    ) -> tuple[tuple[Matrix, Matrix], tuple[Matrix, Matrix]]:
+        routed = tuple(NATIVE.pack(m, weight_format) for m in self.routed)
+        shared = tuple(NATIVE.pack(m, shared_format) for m in self.shared)
+        return (routed[0], routed[1]), (shared[0], shared[1])
+
+
+def draw_experts(rows: int, inner: int, num_experts: int = 7, top_k: int = 3) -> Experts:
+    rng = np.random.default_rng(4)
+    width = 48
+    order = np.argsort(rng.random((rows, num_experts)), axis=-1)
+    return Experts(
+        x=draw(rng, (rows, width)),
+        chosen=order[:, :top_k].astype(np.int32),
+        weights=rng.random((rows, top_k), dtype=np.float32),
+        routed=(
+            weight(rng, (num_experts, 2 * inner, width)),
+            weight(rng, (num_experts, width, inner)),
+        ),
+        shared=(weight(rng, (2 * 2 * inner, width)), weight(rng, (width, 2 * inner))),
+    )
+
+
+def moe_tolerance(case: Experts, routed: Pair, shared: Pair) -> F32:
+    """The experts' tolerances, weighted and added as the experts are."""
+    total = mlp_tolerance(case.x, hidden_of(case.x, shared[0]), shared, None)
+    for expert in range(len(routed[0].values)):
+        hidden = hidden_of(case.x, routed[0], expert)
+        share = np.where(case.chosen == expert, case.weights, 0).sum(axis=-1, keepdims=True)
+        total = total + share * mlp_tolerance(case.x, hidden, routed, expert)
+    result: F32 = total
+    return result
+
+
+@pytest.mark.parametrize("formats", [(f, f) for f in FORMATS] + [("w8g32", "float32")])
+@pytest.mark.parametrize("inner", [32, 20])
+@pytest.mark.parametrize("rows", [0, 1, 3, 9, 40])
+def test_moe_against_the_reference(
+    isa: str, rows: int, inner: int, formats: tuple[WeightFormat, WeightFormat]
+) -> None:
+    case = draw_experts(rows, inner)
+    routed = encode(case.routed[0], formats[0]), encode(case.routed[1], formats[0])
+    shared = encode(case.shared[0], formats[1]), encode(case.shared[1], formats[1])
+    expected = draw(np.random.default_rng(5), case.x.shape)
+    out = rows_of(expected.copy(), strided=True)
+    REFERENCE.moe(case.x, case.chosen, case.weights, routed, shared, expected)
+    NATIVE.moe(case.x, case.chosen, case.weights, *case.packed(*formats), out)
+    if rows:
+        allowed = moe_tolerance(case, routed, shared) + 8 * np.spacing(np.abs(expected) + 1)
+        assert_close(out, expected, allowed)
+
+
+def test_moe_without_shared_expert_and_with_one_expert_for_all(isa: str) -> None:
+    """Every row goes to expert 2 first: a segment longer than a row chunk, and many empty ones."""
+    case = draw_experts(70, 32)
+    chosen = np.full((70, 1), 2, np.int32)
+    ones = np.ones((70, 1), np.float32)
+    out, expected = np.zeros_like(case.x), np.zeros_like(case.x)
+    routed, _ = case.packed("w8g32", "w8g32")
+    NATIVE.moe(case.x, chosen, ones, routed, None, out)
+    first, second = (encode(m, "w8g32") for m in case.routed)
+    REFERENCE.moe(case.x, chosen, ones, (first, second), None, expected)
+    allowed = mlp_tolerance(case.x, hidden_of(case.x, first, 2), (first, second), 2)
+    assert_close(out, expected, allowed)
+
+
+@pytest.mark.parametrize("weight_format", FORMATS)
+def test_moe_rows_do_not_depend_on_their_batch(isa: str, weight_format: WeightFormat) -> None:
+    case = draw_experts(40, 32)
+    routed, shared = case.packed(weight_format, weight_format)
+    together = np.zeros_like(case.x)
+    NATIVE.moe(case.x, case.chosen, case.weights, routed, shared, together)
+    for first, count in [(0, 1), (39, 1), (7, 2), (3, 9)]:
+        rows = slice(first, first + count)
+        part = np.zeros((count, case.x.shape[1]), np.float32)
+        NATIVE.moe(case.x[rows], case.chosen[rows], case.weights[rows], routed, shared, part)
+        np.testing.assert_array_equal(part, together[rows])
+
+
+@pytest.mark.parametrize("expert", [-1, 7])
+def test_experts_out_of_range_are_refused(expert: int) -> None:
+    case = draw_experts(2, 32)
+    case.chosen[1, 1] = expert
+    routed, shared = case.packed("float32", "float32")
+    with pytest.raises(ShapeError, match=str(expert)):
+        NATIVE.moe(case.x, case.chosen, case.weights, routed, shared, np.zeros_like(case.x))
+
+
+def test_matrices_that_do_not_fit_are_refused() -> None:
+    x, norm = np.ones((2, 32), np.float32), np.ones(32, np.float32)
+    gate_up = NATIVE.pack(np.ones((128, 32), np.float32), "w8g32")
+    down = NATIVE.pack(np.ones((32, 65), np.float32), "w8g32")
+    with pytest.raises(ShapeError, match="gate_up rows"):
+        NATIVE.norm_mlp(x, norm, 1e-5, gate_up, down)
