@@ -38,34 +38,33 @@ struct Tile {
 };
 
 struct Workspace {
-  float *q, *scores, *out, *keys, *values, *max, *sum, *carry;
+  float *q, *scores, *out, *keys, *values, *page_sum;
+  SoftmaxState state;
   int64_t out_width;
 
-  static int64_t padded(int64_t n) { return (n + V::lanes - 1) / V::lanes * V::lanes; }
-
   Workspace(int64_t pairs, int64_t dim) : out_width(padded(dim)) {
-    const int64_t state = padded(pairs);
-    const int64_t sizes[] = {padded(pairs * dim), pairs * kPage, pairs * out_width,
-                             dim * kPage,         kPage * out_width, state, state, state};
+    const int64_t height = padded(pairs);
+    const int64_t sizes[] = {padded(pairs * dim), pairs * kPage, pairs * out_width, dim * kPage,
+                             kPage * out_width,   height,        height,            height, height};
+    float** const parts[] = {&q,        &scores,    &out,       &keys,       &values,
+                             &page_sum, &state.max, &state.sum, &state.carry};
     int64_t total = 0;
     for (int64_t size : sizes) total += size;
     float* next = scratch<float>(Scratch::attention_b, total);
-    float** const parts[] = {&q, &scores, &out, &keys, &values, &max, &sum, &carry};
-    for (int i = 0; i < 8; ++i) {
+    for (int i = 0; i < 9; ++i) {
       *parts[i] = next;
       next += sizes[i];
     }
   }
 };
 
-// Element p of the page's head: offset in elements for float32 and float16 alike.
 template <class T>
 void convert(const T* from, int64_t count, float* to) {
-  for (int64_t i = 0; i < count; i += V::lanes) V::store(to + i, load_vector(from + i));
+  for (int64_t i = 0; i < count; i += kLanes) load_wide(from + i).store(to + i);
 }
 
 TRIBODY_INLINE float to_float(float x) { return x; }
-TRIBODY_INLINE float to_float(Half x) { return V::half_to_float(x); }
+TRIBODY_INLINE float to_float(Half x) { return half_to_float(x); }
 
 // Value rows [0, count) as float32 rows of out_width, zeros behind column dim.
 template <class T>
@@ -97,7 +96,7 @@ struct TileRun {
       std::memcpy(work.q + r * width, call.q.row(tile.first_row + r) + head * dim(),
                   static_cast<size_t>(width) * sizeof(float));
     const int64_t pairs = tile.rows * tile.heads;
-    clear_state(Workspace::padded(pairs), work.max, work.sum);
+    clear_state(pairs, work.state);
     std::memset(work.out, 0, static_cast<size_t>(pairs * work.out_width) * sizeof(float));
   }
 
@@ -117,9 +116,10 @@ struct TileRun {
     for (int64_t r = r0; r < tile.rows; ++r)
       for (int64_t h = 0; h < tile.heads; ++h) {
         const int64_t pair = r * tile.heads + h;
-        weigh_row(work.scores + pair * kPage, valid(r, base), call.scale, pair, state());
+        weigh_row(work.scores + pair * kPage, valid(r, base), call.scale, pair, work.state,
+                  work.page_sum);
       }
-    finish_weights(pair0, pair0 + pairs, state());
+    finish_page(pair0, pair0 + pairs, work.state, work.page_sum);
 
     const int64_t most = valid(tile.rows - 1, base);
     if (direct && dim() == work.out_width) {
@@ -130,8 +130,6 @@ struct TileRun {
     }
   }
 
-  SoftmaxState state() const { return {work.max, work.sum, work.carry}; }
-
   // out = out * carry + weights . values: the positions that all rows share, then each row's own.
   template <class U>
   void add_values(const U* values, int64_t stride, int64_t r0, int64_t base) {
@@ -140,7 +138,7 @@ struct TileRun {
       const int64_t pair = r * heads;
       mix(rows * heads, work.out_width, Strided{work.scores + pair * kPage + from, kPage, 1},
           values + from * stride, stride, to - from,
-          MixOut{work.out + pair * work.out_width, work.out_width, start, work.carry + pair});
+          MixOut{work.out + pair * work.out_width, work.out_width, start, work.state.carry + pair});
     };
     add(r0, tile.rows - r0, 0, shared, Start::carry);
     for (int64_t r = r0 + 1; r < tile.rows && shared < kPage; ++r)
@@ -152,7 +150,7 @@ struct TileRun {
     for (int64_t r = 0; r < tile.rows; ++r)
       for (int64_t h = 0; h < tile.heads; ++h) {
         const int64_t pair = r * tile.heads + h;
-        divide_row(work.out + pair * work.out_width, work.sum[pair], dim(),
+        divide_row(work.out + pair * work.out_width, work.state.sum[pair], dim(),
                    call.out.row(tile.first_row + r) + (head + h) * dim());
       }
   }

@@ -12,9 +12,13 @@ inline constexpr int64_t kPage = 64;  // positions in a page, core/config.py PAG
 
 using Half = uint16_t;  // the bits of a float16
 
-// Rows of a float32 array: `stride` floats from one to the next, elements of a row adjacent.
+// The largest head (GQA) or rope part (MLA): rotation copies one to the stack.  Known models have
+// 256 and 64.
+inline constexpr int64_t kMaxHeadDim = 1024;
+
+// A float32 array of two axes: `stride` floats from one row to the next, a row's elements adjacent.
 template <typename T>
-struct Rows {
+struct Array2 {
   T* data;
   int64_t stride;
 
@@ -28,16 +32,16 @@ struct Batch {
   const int32_t* row_starts;   // (B + 1,)
   const int32_t* starts;       // (B,)
   const int32_t* page_tables;  // (B, table_length)
-  int64_t table_length;
+  int64_t table_length, table_stride;
 
   int64_t rows(int64_t b) const { return row_starts[b + 1] - row_starts[b]; }
-  const int32_t* table(int64_t b) const { return page_tables + b * table_length; }
+  const int32_t* table(int64_t b) const { return page_tables + b * table_stride; }
 };
 
 struct RopeCall {
-  Rows<float> qkv;  // (T, (Hq + 2 Hkv) D)
+  Array2<float> qkv;  // (T, (Hq + 2 Hkv) D)
   int64_t rows, num_heads, num_kv_heads, head_dim;
-  Rows<const float> cos, sin;       // (T, D / 2)
+  Array2<const float> cos, sin;       // (T, D / 2)
   const float *q_weight, *k_weight;  // (D,), or both nullptr
   float eps;
   const int64_t* slots;  // (T,)
@@ -46,23 +50,23 @@ struct RopeCall {
 };
 
 struct AttendCall {
-  Rows<const float> q;  // the first Hq D columns
+  Array2<const float> q;  // the first Hq D columns
   int64_t num_heads, num_kv_heads, head_dim;
   const void *k_pages, *v_pages;  // (P, Hkv, D, 64), (P, Hkv, 64, D)
   bool half;
   Batch batch;
   float scale;
-  Rows<float> out;
+  Array2<float> out;
 };
 
 struct MlaStoreCall {
-  Rows<float> q;  // (T, H (Dn + Dr))
+  Array2<float> q;  // (T, H (Dn + Dr))
   int64_t rows, num_heads, nope, rope;
-  Rows<const float> kv_a;  // (T, R + Dr)
+  Array2<const float> kv_a;  // (T, R + Dr)
   const float* norm;       // (R,)
   int64_t rank;
   float eps;
-  Rows<const float> cos, sin;  // (T, Dr / 2)
+  Array2<const float> cos, sin;  // (T, Dr / 2)
   bool interleaved;
   const int64_t* slots;
   void* pages;  // (P, 64, R + Dr)
@@ -72,7 +76,7 @@ struct MlaStoreCall {
 struct MatrixView;
 
 struct MlaAttendCall {
-  Rows<const float> q;  // (T, H (Dn + Dr))
+  Array2<const float> q;  // (T, H (Dn + Dr))
   int64_t rows, num_heads, nope, rope, rank, value_dim;
   const MatrixView *w_uk, *w_uv;  // absorbed: (H, R, Dn), (H, Dv, R)
   const MatrixView* kv_b;         // expanded: (H (Dn + Dv), R)
@@ -80,7 +84,7 @@ struct MlaAttendCall {
   bool half;
   Batch batch;
   float scale;
-  Rows<float> out;  // (T, H Dv)
+  Array2<float> out;  // (T, H Dv)
 };
 
 }  // namespace tribody

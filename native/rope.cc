@@ -1,0 +1,150 @@
+// Rotary embedding, the norms that stand beside it, and the writing of keys, values and latents to
+// their pages.  Every row and head is computed alone, so nothing depends on the batch.
+#include "attention.h"
+
+#include "simd.h"
+#include "threads.h"
+
+namespace tribody::TRIBODY_ISA {
+namespace {
+
+// Rows of one chunk: a page's worth, so that chunks of a prefill rarely share a page, and a decode
+// batch of up to 64 stays on the caller (a wake-up costs more than its rows).
+constexpr int64_t kChunkRows = kPage;
+
+// Dr or D of one head; larger heads are refused by the bindings.
+constexpr int64_t kMaxDim = kMaxHeadDim;
+
+TRIBODY_INLINE void put(float* page, float x) { *page = x; }
+TRIBODY_INLINE void put(Half* page, float x) { *page = float_to_half(x); }
+
+template <class T>
+inline void put_row(T* page, const float* x, int64_t count) {
+  int64_t i = 0;
+  for (; i + 8 <= count; i += 8) {
+    const F32x8 eight = F32x8::load(x + i);
+    if constexpr (sizeof(T) == 2) {
+      eight.store_half(page + i);
+    } else {
+      eight.store(page + i);
+    }
+  }
+  for (; i < count; ++i) put(page + i, x[i]);
+}
+
+// to = x / sqrt(mean(x^2) + eps) * weight; to may be x.
+inline void normalize(const float* x, const float* weight, float eps, int64_t count, float* to) {
+  F32x8 squares = F32x8::zero();
+  int64_t i = 0;
+  for (; i + 8 <= count; i += 8) squares = fma(F32x8::load(x + i), F32x8::load(x + i), squares);
+  const F32x8 tail = load_first(x + i, count - i);
+  const float mean = sum(fma(tail, tail, squares)) / static_cast<float>(count);
+  const float factor = 1.0f / __builtin_sqrtf(mean + eps);
+  for (i = 0; i < count; ++i) to[i] = x[i] * factor * weight[i];
+}
+
+// Half-split pairs (x[i], x[i + half]); to must not overlap x.
+inline void rotate_split(const float* x, const float* cos, const float* sin, int64_t half,
+                         float* to) {
+  for (int64_t i = 0; i < half; ++i) {
+    to[i] = x[i] * cos[i] - x[i + half] * sin[i];
+    to[i + half] = x[i + half] * cos[i] + x[i] * sin[i];
+  }
+}
+
+// Pairs (x[2 i], x[2 i + 1]), written half-split.
+inline void rotate_interleaved(const float* x, const float* cos, const float* sin, int64_t half,
+                               float* to) {
+  for (int64_t i = 0; i < half; ++i) {
+    to[i] = x[2 * i] * cos[i] - x[2 * i + 1] * sin[i];
+    to[i + half] = x[2 * i + 1] * cos[i] + x[2 * i] * sin[i];
+  }
+}
+
+// In place through a copy on the stack.
+inline void rotate_in_place(float* x, const float* cos, const float* sin, int64_t half,
+                            bool interleaved) {
+  float copy[kMaxDim];
+  memcpy(copy, x, static_cast<size_t>(2 * half) * sizeof(float));
+  if (interleaved) {
+    rotate_interleaved(copy, cos, sin, half, x);
+  } else {
+    rotate_split(copy, cos, sin, half, x);
+  }
+}
+
+template <class T>
+void rope_store_row(const RopeCall& call, int64_t t) {
+  const int64_t dim = call.head_dim, half = dim / 2;
+  const float *cos = call.cos.row(t), *sin = call.sin.row(t);
+  float* q = call.qkv.row(t);
+  for (int64_t h = 0; h < call.num_heads; ++h, q += dim) {
+    if (call.q_weight != nullptr) normalize(q, call.q_weight, call.eps, dim, q);
+    rotate_in_place(q, cos, sin, half, false);
+  }
+  const float *k = q, *v = q + call.num_kv_heads * dim;
+  const int64_t page = call.slots[t] / kPage, offset = call.slots[t] % kPage;
+  const int64_t start = page * call.num_kv_heads * dim * kPage;
+  T* k_page = static_cast<T*>(call.k_pages) + start + offset;
+  T* v_page = static_cast<T*>(call.v_pages) + start + offset * dim;
+  float normalized[kMaxDim], rotated[kMaxDim];
+  for (int64_t h = 0; h < call.num_kv_heads; ++h, k += dim, v += dim) {
+    const float* from = k;
+    if (call.k_weight != nullptr) {
+      normalize(k, call.k_weight, call.eps, dim, normalized);
+      from = normalized;
+    }
+    rotate_split(from, cos, sin, half, rotated);
+    for (int64_t d = 0; d < dim; ++d) put(k_page + (h * dim + d) * kPage, rotated[d]);
+    put_row(v_page + h * kPage * dim, v, dim);
+  }
+}
+
+template <class T>
+void mla_store_row(const MlaStoreCall& call, int64_t t) {
+  const int64_t half = call.rope / 2, width = call.rank + call.rope;
+  const float *cos = call.cos.row(t), *sin = call.sin.row(t), *kv_a = call.kv_a.row(t);
+  float* q = call.q.row(t) + call.nope;
+  for (int64_t h = 0; h < call.num_heads; ++h, q += call.nope + call.rope)
+    rotate_in_place(q, cos, sin, half, call.interleaved);
+  T* row = static_cast<T*>(call.pages) + call.slots[t] * width;
+  float* latent = scratch<float>(Scratch::attention_b, call.rank);
+  normalize(kv_a, call.norm, call.eps, call.rank, latent);
+  put_row(row, latent, call.rank);
+  float rotated[kMaxDim];
+  if (call.interleaved) {
+    rotate_interleaved(kv_a + call.rank, cos, sin, half, rotated);
+  } else {
+    rotate_split(kv_a + call.rank, cos, sin, half, rotated);
+  }
+  put_row(row + call.rank, rotated, call.rope);
+}
+
+template <class Body>
+void for_rows(int64_t rows, const Body& body) {
+  parallel_for((rows + kChunkRows - 1) / kChunkRows, [&](int64_t chunk) {
+    const int64_t first = chunk * kChunkRows;
+    const int64_t end = first + kChunkRows < rows ? first + kChunkRows : rows;
+    for (int64_t t = first; t < end; ++t) body(t);
+  });
+}
+
+}  // namespace
+
+void rope_store(const RopeCall& call) {
+  if (call.half) {
+    for_rows(call.rows, [&](int64_t t) { rope_store_row<Half>(call, t); });
+  } else {
+    for_rows(call.rows, [&](int64_t t) { rope_store_row<float>(call, t); });
+  }
+}
+
+void mla_store(const MlaStoreCall& call) {
+  if (call.half) {
+    for_rows(call.rows, [&](int64_t t) { mla_store_row<Half>(call, t); });
+  } else {
+    for_rows(call.rows, [&](int64_t t) { mla_store_row<float>(call, t); });
+  }
+}
+
+}  // namespace tribody::TRIBODY_ISA
