@@ -13,7 +13,7 @@ import contextlib
 import logging
 import socket
 import sys
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import msgspec
@@ -67,6 +67,37 @@ class _Active:
             finished=tuple(sorted(self.finished)),
             resumed_cached_tokens=self.cached_tokens,
         )
+
+
+class EventStream:
+    """The events of one request, in order, as an asynchronous iterator.
+
+    It ends after the event with the usage.  `aclose` before that aborts the request, also when
+    nothing was read yet (which is why this is no generator: one that never started has no
+    `finally`).
+    """
+
+    def __init__(self, client: EngineClient, active: _Active) -> None:
+        self._client = client
+        self._active = active
+        self._ended = False
+
+    def __aiter__(self) -> EventStream:
+        return self
+
+    async def __anext__(self) -> Event:
+        if self._ended:
+            raise StopAsyncIteration
+        item = await self._active.inbox.get()
+        if isinstance(item, Exception):
+            self._ended = True
+            raise item
+        self._ended = item.usage is not None
+        return item
+
+    async def aclose(self) -> None:
+        self._ended = True
+        self._client.drop(self._active.request.id)
 
 
 class EngineClient:
@@ -129,8 +160,8 @@ class EngineClient:
 
     # ---- requests
 
-    def submit(self, request: Request) -> AsyncGenerator[Event, None]:
-        """Send a request; iterate over its events.  Closing the iterator early aborts it.
+    def submit(self, request: Request) -> EventStream:
+        """Send a request; iterate over its events.  Closing the stream early aborts it.
 
         Raises at once: EngineFailed when the engine is down for good, Overloaded when the queue
         is full.  Raises at the first step of the iteration: BadRequest when it cannot run.
@@ -146,32 +177,23 @@ class EngineClient:
         self._active[request.id] = active
         self._idle.clear()
         self._send(protocol.Submit(request))
-        return self._events(active)
-
-    async def _events(self, active: _Active) -> AsyncGenerator[Event, None]:
-        request_id = active.request.id
-        try:
-            while True:
-                item = await active.inbox.get()
-                if isinstance(item, Exception):
-                    raise item
-                yield item
-                if item.usage is not None:
-                    return
-        finally:
-            if self._forget(request_id):
-                self._send(protocol.Abort(request_id))
+        return EventStream(self, active)
 
     def abort(self, request_id: str) -> None:
         """End a request early: its iterator gets an event with finish_reason "abort"."""
         if request_id in self._active:
             self._send(protocol.Abort(request_id))
 
-    def _forget(self, request_id: str) -> bool:
-        known = self._active.pop(request_id, None) is not None
+    def drop(self, request_id: str) -> None:
+        """Nobody listens to this request any more: abort it if it has not ended."""
+        if request_id in self._active:
+            self._forget(request_id)
+            self._send(protocol.Abort(request_id))
+
+    def _forget(self, request_id: str) -> None:
+        self._active.pop(request_id, None)
         if not self._active:
             self._idle.set()
-        return known
 
     def _send(self, message: protocol.ToEngine) -> None:
         # While there is no process the message is dropped: the next one gets all that is active.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import AsyncGenerator, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -19,6 +19,14 @@ from tribody.text.chat_template import ChatTemplate
 from tribody.text.tokenizer import Tokenizer
 
 MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,95}")
+
+
+class Events(Protocol):
+    """The events of one request.  Closing them before the last one aborts the request."""
+
+    def __aiter__(self) -> AsyncIterator[Event]: ...
+    def __anext__(self) -> Awaitable[Event]: ...
+    async def aclose(self) -> None: ...
 
 
 class Engine(Protocol):
@@ -33,11 +41,8 @@ class Engine(Protocol):
     @property
     def restarts(self) -> int: ...
 
-    def submit(self, request: Request) -> AsyncGenerator[Event, None]:
-        """The events of one request; BadRequest, Overloaded or EngineFailed instead of them.
-
-        Closing the generator before its last event aborts the request.
-        """
+    def submit(self, request: Request) -> Events:
+        """The events of one request; BadRequest, Overloaded or EngineFailed instead of them."""
         ...
 
     async def close(self, drain_seconds: float) -> None: ...
