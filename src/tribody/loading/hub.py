@@ -67,7 +67,7 @@ def _locate(scheme: str, reference: str, cache_dir: Path) -> Slot:
 
 def _local(name: str) -> Path:
     path = Path(name).expanduser()
-    if path.exists():
+    if name and path.exists():  # the empty path would be the current folder
         return path.resolve()
     raise BadConfig(
         f"model {name!r} is neither an alias ({', '.join(ALIASES)}) nor a file or folder here; "
