@@ -87,7 +87,7 @@ def test_chat_renders_the_models_template(llm: LLM) -> None:
 )
 def test_options_out_of_range_are_named(llm: LLM, options: dict[str, object], word: str) -> None:
     with pytest.raises(BadRequest, match=word):
-        llm.generate("abc", **options)  # type: ignore[arg-type]
+        llm.generate("abc", **options)  # type: ignore[call-overload]
 
 
 def test_prompts_that_cannot_run_leave_the_engine_usable(llm: LLM) -> None:
@@ -95,8 +95,9 @@ def test_prompts_that_cannot_run_leave_the_engine_usable(llm: LLM) -> None:
         llm.generate(["fine", "x" * 5000], max_tokens=2)
     with pytest.raises(BadRequest, match="token id"):
         llm.logits([VOCAB_SIZE])
+    empty: list[list[int]] = [[]]
     with pytest.raises(BadRequest, match="no tokens"):
-        llm.generate([[]])
+        llm.generate(empty)
     assert llm.generate("fine", max_tokens=1).choices[0].finish_reason is not None
 
 

@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from tribody.core.request import SampleSlot, SamplingParams
-from tribody.engine.sampler import draw, sample, uniform
+from tribody.engine.sampler import _nucleus, draw, sample, uniform
 from tribody.ops import reference
 
 V = 50
@@ -118,8 +118,22 @@ def test_top_p_keeps_the_smallest_set_that_reaches_the_share() -> None:
     assert (np.abs(found - kept) <= spread(kept)).all()
 
 
-def test_top_p_over_a_large_flat_vocabulary_sorts_everything() -> None:
-    """The largest 1024 do not reach the share, so the whole row is ranked: ids [0, 1500)."""
+@pytest.mark.parametrize("share", [0.05, 0.5, 0.9, 0.999])
+@pytest.mark.parametrize("size", [1, 2, 5000])
+def test_top_p_equals_a_full_sort(share: float, size: int) -> None:
+    """Against the definition: sort all, cut where the running sum reaches the share."""
+    for seed in range(5):
+        weights = np.exp(row(seed, size) - row(seed, size).max()).astype(np.float32)
+        weights[1::7] = 0  # as top_k leaves them
+        ranked = np.argsort(-weights, kind="stable")
+        sums = np.cumsum(weights[ranked], dtype=np.float64)
+        last = int(np.searchsorted(sums, share * sums[-1]))
+        expected = set(ranked[: last + 1].tolist())
+        found = set(np.flatnonzero(_nucleus(weights, share) & (weights > 0)).tolist())
+        assert found == expected
+
+
+def test_top_p_over_equal_tokens_keeps_the_lower_ids() -> None:
     tokens = {draw(np.zeros(3000, np.float32), slot(position=i, top_p=0.5)) for i in range(400)}
     assert max(tokens) < 1500
     assert max(tokens) > 1024

@@ -31,6 +31,8 @@ from tribody.ops.table import F32, Ops
 
 I64 = NDArray[np.int64]
 
+SUM_PIECE = 256  # about the square root of a vocabulary, so that both levels are short
+
 
 def uniform(seed: int, choice: int, position: int) -> float:
     """A number in [0, 1) with 53 random bits, a function of its arguments alone."""
@@ -98,10 +100,25 @@ def draw(logits: F32, slot: SampleSlot) -> int:
         weights[~_largest(weights, params.top_k)] = 0
     if params.top_p < 1:
         weights[~_nucleus(weights, params.top_p)] = 0
-    sums = np.cumsum(weights, dtype=np.float64)
-    target = uniform(params.seed, slot.choice, slot.position) * sums[-1]
-    target = min(target, np.nextafter(sums[-1], 0))  # the product may round up to the sum
-    return int(np.searchsorted(sums, target, side="right"))
+    return _invert(weights, uniform(params.seed, slot.choice, slot.position))
+
+
+def _invert(weights: F32, u: float) -> int:
+    """The first index at which the running sum exceeds u times the sum.
+
+    Two levels, sums of 256 weights and then one such piece: a running sum over a whole vocabulary
+    is the slowest part of a draw (about 0.1 ms of 0.2 for 49,152 tokens).
+    """
+    piece_sums = np.add.reduceat(weights, np.arange(0, len(weights), SUM_PIECE))
+    sums = np.cumsum(piece_sums, dtype=np.float64)
+    target = min(u * sums[-1], np.nextafter(sums[-1], 0))  # the product may round up to the sum
+    piece = int(np.searchsorted(sums, target, side="right"))
+    first = piece * SUM_PIECE
+    inside = weights[first : first + SUM_PIECE]
+    before = sums[piece - 1] if piece else 0.0
+    place = int(np.searchsorted(np.cumsum(inside, dtype=np.float64), target - before, side="right"))
+    # A piece's float32 sum may be rounded up past its last running sum.
+    return first + min(place, int(np.flatnonzero(inside)[-1]))
 
 
 def _adjusted(logits: F32, slot: SampleSlot) -> F32:
@@ -133,19 +150,29 @@ def _largest(weights: F32, count: int) -> NDArray[np.bool_]:
 def _nucleus(weights: F32, share: float) -> NDArray[np.bool_]:
     """A mask of the smallest set of the largest weights that holds `share` of their sum.
 
-    Sorting a whole vocabulary costs more than a decode step of a small model, so the largest 1024
-    are tried first; the set is the same.  At least one token is kept.
+    Sorting a vocabulary takes longer than a small model's decode step.  Tokens so light that all
+    V of them together would fit in the share left out cannot be in the set and are passed over
+    (at half that weight, for rounding).  Of the others: positive float32 numbers sort as their bits
+    do, so sums over the upper 16 bits tell which such class the edge lies in, and only its members
+    are sorted, lower ids first among equals.  At least one token is kept.
     """
-    wanted = share * float(np.cumsum(weights, dtype=np.float64)[-1])
+    total = float(weights.sum(dtype=np.float64))
+    lightest = np.float32(0.5 * (1 - share) * total / len(weights))
+    candidates = np.flatnonzero(weights >= lightest)
+    heavy = weights[candidates]
+    classes = heavy.view(np.uint32) >> 16
+    sums = np.cumsum(np.bincount(classes, weights=heavy)[::-1])  # the largest class first
+    wanted = min(share * total, float(sums[-1]))
+    place = int(np.searchsorted(sums, wanted, side="left"))
+    edge = len(sums) - 1 - place
+    members = np.flatnonzero(classes == edge)
+    ranked = members[np.argsort(-heavy[members], kind="stable")]
+    before = float(sums[place - 1]) if place else 0.0
+    inside = before + np.cumsum(heavy[ranked], dtype=np.float64)
+    last = int(np.searchsorted(inside, wanted, side="left"))
     kept = np.zeros(len(weights), np.bool_)
-    for count in (min(1024, len(weights)), len(weights)):
-        ids = np.flatnonzero(_largest(weights, count))
-        ranked = ids[np.argsort(-weights[ids], kind="stable")]
-        sums = np.cumsum(weights[ranked], dtype=np.float64)
-        if sums[-1] >= wanted:
-            break
-    last = int(np.searchsorted(sums, wanted, side="left"))
-    kept[ranked[: last + 1]] = True
+    kept[candidates[classes > edge]] = True
+    kept[candidates[ranked[: last + 1]]] = True
     return kept
 
 
