@@ -20,9 +20,9 @@ from minijinja import Environment, TemplateError
 
 from tribody.text.binding import is_binding_error
 
-FUEL = 2_000_000
-# Instructions of one rendering.  Qwen3's template needs about 60 for a message, so this is enough
-# for tens of thousands of messages; an endless loop is stopped after about 50 ms
+FUEL = 500_000
+# Instructions of one rendering.  A template in Qwen3's style needs 63 for a message, the others
+# 20 to 50, so this is enough for 8,000 messages; an endless loop is stopped after about 12 ms
 # (2-core x86-64 virtual machine).
 
 MAX_SOURCE_CHARACTERS = 256 * 1024

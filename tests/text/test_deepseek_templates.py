@@ -1,0 +1,126 @@
+"""The built-in DeepSeek formats, against literal prompts and the templates in DeepSeek's style."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+
+from tests.text.conversations import ANSWER, CONVERSATIONS, SYSTEM
+from tests.text.vocabularies import as_tokenizer_json, byte_level
+from tribody.core.errors import BadRequest
+from tribody.core.tokenizer_source import TokenizerSource
+from tribody.text import deepseek_templates
+from tribody.text.chat_template import ChatTemplate, Message, chat_template_for
+from tribody.text.template_engine import TemplateEngine
+
+DATA = Path(__file__).parent / "data" / "templates"
+CONSTANTS = deepseek_templates.constants("deepseek_v3")
+BOS, EOS = CONSTANTS["bos_token"], CONSTANTS["eos_token"]
+BUILT_IN = {
+    "deepseek_v2": deepseek_templates.V2,
+    "deepseek_v3": deepseek_templates.V3,
+    "deepseek_r1": deepseek_templates.R1,
+    "deepseek_v3_1": deepseek_templates.V3_1,
+}
+THOUGHT: list[Message] = [
+    SYSTEM,
+    {"role": "user", "content": "1+1?"},
+    {"role": "assistant", "content": "<think>\nadd\n</think>\n\n2"},
+    {"role": "user", "content": "sure?"},
+]
+
+
+def built_in(name: str) -> ChatTemplate:
+    return ChatTemplate(TemplateEngine(BUILT_IN[name]), CONSTANTS, now=lambda: datetime(2024, 1, 1))
+
+
+@pytest.mark.parametrize(
+    ("name", "variables", "expected"),
+    [
+        (
+            "deepseek_v2",
+            {},
+            f"{BOS}You are terse.\n\nUser: 1+1?\n\nAssistant: <think>\nadd\n</think>\n\n2{EOS}"
+            "User: sure?\n\nAssistant:",
+        ),
+        (
+            "deepseek_v3",
+            {},
+            f"{BOS}You are terse.<｜User｜>1+1?<｜Assistant｜><think>\nadd\n</think>\n\n2{EOS}"
+            "<｜User｜>sure?<｜Assistant｜>",
+        ),
+        (
+            "deepseek_r1",
+            {},
+            f"{BOS}You are terse.<｜User｜>1+1?<｜Assistant｜>\n\n2{EOS}"
+            "<｜User｜>sure?<｜Assistant｜><think>\n",
+        ),
+        (
+            "deepseek_v3_1",
+            {},
+            f"{BOS}You are terse.<｜User｜>1+1?<｜Assistant｜></think>\n\n2{EOS}"
+            "<｜User｜>sure?<｜Assistant｜></think>",
+        ),
+        (
+            "deepseek_v3_1",
+            {"enable_thinking": True},
+            f"{BOS}You are terse.<｜User｜>1+1?<｜Assistant｜></think>\n\n2{EOS}"
+            "<｜User｜>sure?<｜Assistant｜><think>",
+        ),
+    ],
+)
+def test_prompts(name: str, variables: dict[str, object], expected: str) -> None:
+    template = built_in(name)
+    prompt = template.render(THOUGHT, add_generation_prompt=True, variables=variables)
+    assert prompt == expected
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+@pytest.mark.parametrize("conversation", [n for n in CONVERSATIONS if "call" not in n])
+def test_same_as_the_published_form(name: str, conversation: str) -> None:
+    """Where the built-in format renders, DeepSeek's own form gives the same text."""
+    published = ChatTemplate(
+        TemplateEngine((DATA / f"{name}.jinja").read_text(encoding="utf-8")), CONSTANTS
+    )
+    messages = CONVERSATIONS[conversation]
+    for thinking in (True, False):
+        for prompt in (True, False):
+            variables = {"thinking": thinking}
+            try:
+                actual = built_in(name).render(
+                    messages, add_generation_prompt=prompt, variables=variables
+                )
+            except BadRequest:
+                assert conversation in ("unknown role", "no content", "null content", "parts")
+                continue
+            assert actual == published.render(
+                messages, add_generation_prompt=prompt, variables=variables
+            )
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_tool_messages_are_refused_by_name(name: str) -> None:
+    with pytest.raises(BadRequest, match="no role 'tool'"):
+        built_in(name).render(
+            [ANSWER, {"role": "tool", "content": "x"}], add_generation_prompt=True
+        )
+
+
+def test_choice() -> None:
+    plain, thinks = byte_level(tokens=[*byte_level().tokens[:-2], "x", "y"]), byte_level()
+    for model_type, vocabulary, expected in (
+        ("deepseek_v2", thinks, "Assistant:"),
+        ("deepseek_v3", plain, "<｜Assistant｜>"),
+        ("deepseek_v3", thinks, "<｜Assistant｜><think>\n"),
+    ):
+        for source in (
+            TokenizerSource(gguf_vocabulary=vocabulary),
+            TokenizerSource(tokenizer_json=as_tokenizer_json(vocabulary)),
+        ):
+            template = chat_template_for(source, model_type)
+            assert template is not None
+            prompt = template.render([SYSTEM], add_generation_prompt=True)
+            assert prompt.endswith("terse." + ("\n\n" if expected[0] == "A" else "") + expected)
+    assert chat_template_for(TokenizerSource(), "llama") is None

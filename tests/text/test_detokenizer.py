@@ -1,0 +1,182 @@
+"""TextStream: any split of the ids gives the text of decoding them all, cut at the stop string."""
+
+from __future__ import annotations
+
+import random
+import time
+
+import pytest
+
+from tests.text.vocabularies import byte_level, sentencepiece, tokenizer
+from tribody.text.detokenizer import TextStream
+from tribody.text.stop_strings import StopMatcher
+from tribody.text.tokenizer import Tokenizer
+
+SEED = 20240611
+ALPHABET = [
+    "你",
+    "好",
+    "👩",
+    "\u200d",
+    "👧",
+    "e",
+    "\u0301",
+    "S",
+    "T",
+    "O",
+    "P",
+    " ",
+    "\n",
+    "the",
+    "停",
+]
+STOPS = [
+    "STOP",
+    "ST",
+    "TO",
+    "OPS",
+    "\n\n",
+    "停",
+    "你好",
+    "👩\u200d👧",
+    "e\u0301",
+    "好停",
+    "SSST",
+    "the e",
+]
+
+
+@pytest.fixture(scope="module")
+def subject() -> Tokenizer:
+    return tokenizer(byte_level())
+
+
+def cut_once(text: str, stops: tuple[str, ...]) -> tuple[str, bool]:
+    """The definition, by brute force: the match that ends first, of those the longest."""
+    for end in range(1, len(text) + 1):
+        lengths = [len(stop) for stop in stops if text[:end].endswith(stop)]
+        if lengths:
+            return text[: end - max(lengths)], True
+    return text, False
+
+
+def split(ids: list[int], draw: random.Random) -> list[list[int]]:
+    parts = []
+    while ids:
+        size = draw.randint(1, 4)
+        parts.append(ids[:size])
+        ids = ids[size:]
+    return parts
+
+
+def test_any_split_gives_the_whole_text(subject: Tokenizer) -> None:
+    """10,000 random texts, damaged bytes among them, random splits and stop strings."""
+    draw = random.Random(SEED)
+    for case in range(10_000):
+        content = "".join(draw.choices(ALPHABET, k=draw.randint(0, 14))).encode()
+        if draw.random() < 0.3:  # any bytes: not always UTF-8
+            place = draw.randint(0, len(content))
+            content = content[:place] + draw.randbytes(draw.randint(1, 3)) + content[place:]
+        ids = tokenize_bytes(subject, content, draw)
+        stops = tuple(draw.sample(STOPS, draw.randint(0, 3)))
+        text, stopped = cut_once(content.decode("utf-8", errors="replace"), stops)
+        stream = TextStream(subject, stops)
+        pieces = [stream.push(part) for part in split(ids, draw)]
+        pieces.append(stream.finish())
+        assert "".join(pieces) == text, (SEED, case)
+        assert stream.stopped is stopped, (SEED, case)
+        assert all("\ufffd" not in piece for piece in pieces) or "\ufffd" in text
+
+
+def tokenize_bytes(subject: Tokenizer, content: bytes, draw: random.Random) -> list[int]:
+    """A random way to write bytes as tokens, skipped control tokens in between."""
+    by_bytes = {subject.token_bytes(index): index for index in range(subject.vocab_size - 4)}
+    ids = []
+    place = 0
+    while place < len(content):
+        fitting = [size for size in range(1, 7) if content[place : place + size] in by_bytes]
+        size = draw.choice(fitting)
+        ids.append(by_bytes[content[place : place + size]])
+        place += size
+        if draw.random() < 0.05:
+            ids.append(subject.vocab_size - 3)
+    return ids
+
+
+def test_holds_back_no_more_than_needed(subject: Tokenizer) -> None:
+    """After each character, what is held is a beginning of a stop string, and the longest."""
+    draw = random.Random(SEED)
+    for _ in range(500):
+        text = "".join(draw.choices("STOP \n", k=20))
+        stops = ("STOP", "\n\n", "TOPS")
+        stream = TextStream(subject, stops)
+        shown = ""
+        for index, character in enumerate(text):
+            shown += stream.push(subject.encode(character, add_special_tokens=False))
+            if stream.stopped:
+                break
+            seen = text[: index + 1]
+            held = max(
+                size for stop in stops for size in range(len(stop)) if seen.endswith(stop[:size])
+            )
+            assert shown == seen[: len(seen) - held]
+
+
+def test_half_characters_wait(subject: Tokenizer) -> None:
+    stream = TextStream(subject)
+    family = "👩‍👧".encode()
+    shown = [stream.push([byte]) for byte in family]
+    assert [piece for piece in shown if piece] == ["👩", "\u200d", "👧"]
+    assert stream.push([0xE4]) == ""
+    assert stream.finish() == "\ufffd"
+
+
+def test_byte_fallback_tokens_join() -> None:
+    subject = tokenizer(sentencepiece())
+    ids = subject.encode("ab 好abc👩", add_special_tokens=False)
+    stream = TextStream(subject)
+    text = "".join(stream.push([token_id]) for token_id in ids) + stream.finish()
+    assert text == " ab 好abc👩"  # it continues a prompt, so the first space stays
+
+
+def test_special_tokens(subject: Tokenizer) -> None:
+    ids = subject.encode("a<|im_end|>b<think>", add_special_tokens=False)
+    hidden, shown = TextStream(subject), TextStream(subject, (), skip_special_tokens=False)
+    assert hidden.push(ids) == "ab<think>"
+    assert shown.push(ids) == "a<|im_end|>b<think>"
+
+
+def test_a_stop_string_may_end_in_the_last_flush(subject: Tokenizer) -> None:
+    stream = TextStream(subject, ("x\ufffd",))
+    assert stream.push([ord("a"), ord("x"), 0xE4]) == "a"
+    assert stream.finish() == ""
+    assert stream.stopped
+
+
+def test_nothing_follows_a_stop(subject: Tokenizer) -> None:
+    stream = TextStream(subject, ("STOP",))
+    ids = subject.encode("goSTOPped", add_special_tokens=False)
+    assert stream.push(ids) == "go"
+    assert (stream.push(ids), stream.finish(), stream.stopped) == ("", "", True)
+
+
+def test_an_empty_stop_string_is_our_mistake() -> None:
+    with pytest.raises(AssertionError):
+        StopMatcher(("",))
+
+
+def test_time_is_linear(subject: Tokenizer) -> None:
+    """Four times the tokens take about four times as long, whatever is held back."""
+    stops = ("a" * 5000 + "b", "ab" * 2000)
+
+    def seconds(count: int) -> float:
+        best = float("inf")
+        for _ in range(3):
+            stream = TextStream(subject, stops)
+            started = time.perf_counter()
+            for _ in range(count):
+                stream.push([ord("a")])
+            best = min(best, time.perf_counter() - started)
+        return best
+
+    assert seconds(40_000) < 12 * seconds(10_000)
