@@ -114,9 +114,12 @@ endef
 	@touch $@
 
 # Built from source for this very machine, as its users are told to build it.  Once; it takes minutes.
-.venv-bench/.deps: requirements/bench.txt
+# The header mends what GCC before 14 does to llama.cpp on machines with AMX.  Without the cache
+# switch pip would take a wheel that was built with other flags.
+.venv-bench/.deps: requirements/bench.txt bench/peers/amx_gcc12.h
 	$(call make_env,.venv-bench)
-	CMAKE_ARGS=-DGGML_NATIVE=ON .venv-bench/bin/python -m pip install \
+	CXXFLAGS="-include $(CURDIR)/bench/peers/amx_gcc12.h" CMAKE_ARGS=-DGGML_NATIVE=ON \
+	    .venv-bench/bin/python -m pip install --no-cache-dir \
 	    --no-binary llama-cpp-python -r requirements/bench.txt
 	@touch $@
 
