@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from tribody.core.version import VERSION as __version__
+
 if TYPE_CHECKING:
     from tribody.engine.llm import LLM as LLM
 
-__version__ = "0.1.0"
 __all__ = ["LLM", "__version__"]
 
 

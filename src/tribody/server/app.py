@@ -22,8 +22,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-import tribody
 from tribody.core.errors import TribodyError
+from tribody.core.version import VERSION
 from tribody.server.auth import OPEN_PATHS, authenticate
 from tribody.server.errors import HttpError, error_for, http_error
 from tribody.server.models_table import ServedModel
@@ -44,6 +44,7 @@ ROUTES = [
     Route("/completions", completions, methods=["POST"]),
 ]
 
+QUIET = OPEN_PATHS | {"/metrics"}  # asked every few seconds by machines: logged at debug only
 GENERATING = frozenset(route.path for route in ROUTES)
 
 
@@ -120,7 +121,7 @@ async def metrics(http: HttpRequest) -> Response:
 
 
 async def version(http: HttpRequest) -> Response:
-    return _json({"version": tribody.__version__})
+    return _json({"version": VERSION})
 
 
 async def _http_exception(http: HttpRequest, error: Exception) -> Response:
@@ -204,7 +205,8 @@ class RequestBoundary:
         route = self._route(scope["path"])
         self.service.metrics.http_request(route, scope["method"], status)
         principal = scope.get("state", {}).get("principal")
-        logger.info(
+        logger.log(
+            logging.DEBUG if route in QUIET else logging.INFO,
             "event=http_request request_id=%s route=%s method=%s status=%d key=%s duration_ms=%.1f",
             request_id,
             route,
