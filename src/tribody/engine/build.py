@@ -23,7 +23,7 @@ from tribody.core.tokenizer_source import TokenizerSource
 from tribody.engine.engine import Engine
 from tribody.engine.machine import available_bytes, physical_cores
 from tribody.engine.model_executor import ModelExecutor
-from tribody.loading.checkpoint import Checkpoint, open_checkpoint
+from tribody.loading.checkpoint import open_checkpoint
 from tribody.memory.kv_store import KVStore, page_bytes
 from tribody.models.config import ModelConfig
 from tribody.models.load import load_model
@@ -79,62 +79,61 @@ def build(config: EngineConfig, progress: Progress | None = None) -> BuiltEngine
         ends = eos_token_ids(
             tokenizer.eos_token_ids, checkpoint.config, checkpoint.generation_config
         )
-        return _assemble(config, checkpoint, model, ops, (tokenizer, ends, num_threads, started))
-
-
-def _assemble(
-    config: EngineConfig,
-    checkpoint: Checkpoint,
-    model: Model,
-    ops: Ops,
-    rest: tuple[Tokenizer, frozenset[int], int, float],
-) -> BuiltEngine:
-    tokenizer, ends, num_threads, started = rest
-    max_context = _max_context(config, model.config)
-    num_pages, budget = _num_pages(config, model, max_context)
-    kv = KVStore(model.kv_layout, num_pages, config.kv_format)
-    fingerprint = _fingerprint(checkpoint.fingerprint, config, ops)
-    scheduler = Scheduler(
-        SchedulerConfig(
-            num_pages=num_pages,
-            max_context_tokens=max_context,
-            max_step_tokens=config.max_step_tokens,
+        limits = _limits(config, model)
+        fingerprint = _fingerprint(checkpoint.fingerprint, config, ops)
+        kv = KVStore(model.kv_layout, limits.num_pages, config.kv_format)
+        scheduler = Scheduler(limits, ends, fingerprint)
+        executor = ModelExecutor(model, ops, kv, config.max_step_tokens)
+        info = EngineInfo(
+            model_id=checkpoint.name,
+            model_type=model.config.model_type,
+            vocab_size=model.config.vocab_size,
+            max_context_tokens=scheduler.max_context,
+            weight_format=config.weight_format,
+            kv_format=config.kv_format,
+            weight_bytes=model.num_bytes,
+            kv_budget_bytes=kv.num_bytes,
+            num_pages=limits.num_pages,
+            page_size=PAGE_SIZE,
             max_running=config.max_running,
-            max_waiting=config.max_waiting,
-        ),
-        ends,
-        fingerprint,
-    )
-    executor = ModelExecutor(model, ops, kv, config.max_step_tokens)
-    info = EngineInfo(
-        model_id=checkpoint.name,
-        model_type=model.config.model_type,
-        vocab_size=model.config.vocab_size,
-        max_context_tokens=scheduler.max_context,
-        weight_format=config.weight_format,
-        kv_format=config.kv_format,
-        weight_bytes=model.num_bytes,
-        kv_budget_bytes=kv.num_bytes,
-        num_pages=num_pages,
-        page_size=PAGE_SIZE,
-        max_running=config.max_running,
-        num_threads=num_threads,
-        isa=_native.current_isa() if ops.name == "native" else ops.name,
-        load_seconds=time.monotonic() - started,
-        fingerprint=fingerprint.hex(),
-    )
+            num_threads=num_threads,
+            isa=_native.current_isa() if ops.name == "native" else ops.name,
+            load_seconds=time.monotonic() - started,
+            fingerprint=fingerprint.hex(),
+        )
+        engine = Engine(scheduler, executor, tokenizer)
+        return BuiltEngine(
+            engine, info, executor, ops, tokenizer, checkpoint.tokenizer_source, ends
+        )
+
+
+def _limits(config: EngineConfig, model: Model) -> SchedulerConfig:
+    """The scheduler's limits, pages included: the given budget or a share of free memory, but
+    never more pages than every running sequence could fill."""
+    max_context = _max_context(config, model.config)
+    budget = config.kv_budget_bytes or int(KV_SHARE_OF_FREE_MEMORY * available_bytes())
+    size = page_bytes(model.kv_layout, config.kv_format)
+    fillable = config.max_running * -(-max_context // PAGE_SIZE)
+    num_pages = min(budget // size, fillable)
     logger.info(
-        "model=%s weight_bytes=%d kv_bytes=%d kv_limit_bytes=%d pages=%d load_s=%.2f",
-        info.model_id,
-        info.weight_bytes,
-        info.kv_budget_bytes,
+        "kv_limit_bytes=%d page_bytes=%d pages=%d fillable_pages=%d",
         budget,
+        size,
         num_pages,
-        info.load_seconds,
+        fillable,
     )
-    engine = Engine(scheduler, executor, tokenizer)
-    source = checkpoint.tokenizer_source
-    return BuiltEngine(engine, info, executor, ops, tokenizer, source, ends)
+    if num_pages < 1:
+        raise BadConfig(
+            f"the KV budget of {budget} bytes holds no page; one page of {PAGE_SIZE} tokens takes "
+            f"{size} bytes: give more memory or use a smaller model"
+        )
+    return SchedulerConfig(
+        num_pages=num_pages,
+        max_context_tokens=max_context,
+        max_step_tokens=config.max_step_tokens,
+        max_running=config.max_running,
+        max_waiting=config.max_waiting,
+    )
 
 
 def _max_context(config: EngineConfig, model: ModelConfig) -> int:
@@ -145,21 +144,6 @@ def _max_context(config: EngineConfig, model: ModelConfig) -> int:
             f"this model has positions for {allowed}"
         )
     return config.max_context_tokens or allowed
-
-
-def _num_pages(config: EngineConfig, model: Model, max_context: int) -> tuple[int, int]:
-    """Pages to make and the bytes they may take: the given budget or a share of free memory,
-    but never more than every running sequence could fill."""
-    budget = config.kv_budget_bytes or int(KV_SHARE_OF_FREE_MEMORY * available_bytes())
-    size = page_bytes(model.kv_layout, config.kv_format)
-    fillable = config.max_running * -(-max_context // PAGE_SIZE)
-    num_pages = min(budget // size, fillable)
-    if num_pages < 1:
-        raise BadConfig(
-            f"the KV budget of {budget} bytes holds no page; one page of {PAGE_SIZE} tokens takes "
-            f"{size} bytes: give more memory or use a smaller model"
-        )
-    return num_pages, budget
 
 
 def _fingerprint(checkpoint: str, config: EngineConfig, ops: Ops) -> bytes:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import itertools
 import secrets
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TypedDict, Unpack, get_args, overload
@@ -27,6 +27,7 @@ from tribody.core.engine_info import EngineInfo
 from tribody.core.errors import BadConfig, BadRequest, EngineFailed
 from tribody.core.request import Event, FinishReason, Request, SamplingParams, TokenLogprob, Usage
 from tribody.engine.build import Progress, build
+from tribody.engine.sampling_options import SamplingOptions, check_sampling
 from tribody.loading import hub
 from tribody.ops.table import F32
 from tribody.text.chat_template import ChatTemplate, chat_template_for
@@ -35,8 +36,6 @@ from tribody.text.detokenizer import TextStream
 Prompt = str | Sequence[int]
 Prompts = list[str] | list[list[int]] | list[Prompt]
 DType = Literal["auto", "float32", "bfloat16", "float16", "w8g32"]
-
-NUM_LOGPROBS_LIMIT = 20
 
 
 class EngineOptions(TypedDict, total=False):
@@ -48,28 +47,6 @@ class EngineOptions(TypedDict, total=False):
     max_step_tokens: int
     max_running: int
     ops: Literal["native", "reference"]
-
-
-class SamplingOptions(TypedDict, total=False):
-    """How tokens are chosen; see `core.request.SamplingParams`, which holds the defaults.
-
-    max_tokens defaults to what is left of the context, seed to a drawn number.
-    """
-
-    max_tokens: int
-    temperature: float
-    top_p: float
-    top_k: int
-    min_p: float
-    frequency_penalty: float
-    presence_penalty: float
-    repetition_penalty: float
-    logit_bias: dict[int, float]
-    seed: int
-    num_logprobs: int
-    stop: tuple[str, ...]
-    stop_token_ids: tuple[int, ...]
-    ignore_eos: bool
 
 
 @dataclass(slots=True)
@@ -292,35 +269,3 @@ class LLM:
         return Request(
             id=f"llm-{next(self._numbers)}", prompt_token_ids=tokens, sampling=sampling, n=n
         )
-
-
-def check_sampling(params: SamplingParams, vocab_size: int) -> None:
-    """Raises: BadRequest naming the first value that is out of range."""
-    rules: list[tuple[str, float, Callable[[float], bool], str]] = [
-        ("max_tokens", params.max_tokens, lambda x: x >= 1, "at least 1"),
-        ("temperature", params.temperature, lambda x: 0 <= x <= 100, "in [0, 100]"),
-        ("top_p", params.top_p, lambda x: 0 < x <= 1, "in (0, 1]"),
-        ("top_k", params.top_k, lambda x: x >= 0, "at least 0 (0 = off)"),
-        ("min_p", params.min_p, lambda x: 0 <= x <= 1, "in [0, 1]"),
-        ("frequency_penalty", params.frequency_penalty, lambda x: -2 <= x <= 2, "in [-2, 2]"),
-        ("presence_penalty", params.presence_penalty, lambda x: -2 <= x <= 2, "in [-2, 2]"),
-        ("repetition_penalty", params.repetition_penalty, lambda x: 0 < x <= 10, "in (0, 10]"),
-        (
-            "num_logprobs",
-            params.num_logprobs,
-            lambda x: -1 <= x <= NUM_LOGPROBS_LIMIT,
-            f"in [-1, {NUM_LOGPROBS_LIMIT}]",
-        ),
-    ]
-    for name, value, holds, wanted in rules:
-        if not holds(value):
-            raise BadRequest(f"{name} is {value}; it must be {wanted}", param=name)
-    for token, bias in params.logit_bias.items():
-        if not 0 <= token < vocab_size or not -100 <= bias <= 100:
-            raise BadRequest(
-                f"logit_bias {{{token}: {bias}}}: ids are in [0, {vocab_size}), "
-                "values in [-100, 100]",
-                param="logit_bias",
-            )
-    if "" in params.stop:
-        raise BadRequest("a stop string must not be empty", param="stop")
