@@ -28,6 +28,7 @@ import measurements
 import time_spent
 from peer_process import PeerFailed, PeerProcess, make_q8_0
 from subject import Shape, Subject, prompt
+from tribody.loading.download import default_cache_dir
 from tribody.loading.hub import resolve
 
 SHAPES = (
@@ -134,11 +135,6 @@ def report(
             measurements.update_readme(machine.ROOT / name, run, made)
 
 
-def cache_folder() -> Path:
-    root = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(root) / "tribody" / "bench"
-
-
 def compare(
     options: argparse.Namespace, subject: Subject, peer: PeerProcess | None, name: str
 ) -> None:
@@ -166,7 +162,8 @@ def compare(
 def main(arguments: Sequence[str]) -> int:
     options = parse(arguments)
     print(f"load of the machine before the start: {os.getloadavg()[0]:.2f}", file=sys.stderr)
-    path = resolve(options.model, progress=None)
+    cache = default_cache_dir(os.environ)
+    path = resolve(options.model, cache_dir=cache)
     subject = Subject(path, options.threads, weight_format=options.weight_format)
     if options.profile:
         time_spent.show(subject, SHAPES, Console(width=120))
@@ -175,7 +172,7 @@ def main(arguments: Sequence[str]) -> int:
         compare(options, subject, None, "no peer")
         return 0
     try:
-        quantized = make_q8_0(path, cache_folder())
+        quantized = make_q8_0(path, cache / "bench")
         with PeerProcess() as peer:
             facts = peer.ask(
                 "load", path=str(quantized), threads=options.threads, context=PEER_CONTEXT
