@@ -5,19 +5,16 @@ Page memory that no row may read is NaN: a kernel that reads past a row's positi
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pytest
 from numpy.typing import NDArray
 
-from tribody import _native
+from tests.ops.cases import EPS
 from tribody.ops.table import F32, I64, AttentionBatch
 
 PAGE = 64
-EPS = float(np.finfo(np.float32).eps)
 Dtype = type[np.float32] | type[np.float16]
 
 
@@ -115,17 +112,6 @@ def dot_error(a_norm: float, b_norm: float, length: int) -> float:
     and six standard deviations are never met (Higham and Mary, SIAM J. Sci. Comput. 41, 2019).
     """
     return EPS * 6 * float(np.sqrt(length + 2)) * a_norm * b_norm
-
-
-def use_each_isa(request: pytest.FixtureRequest) -> Iterator[str]:
-    """The body of a fixture over every instruction set of this machine."""
-    before = _native.current_isa()
-    _native.set_isa(request.param)
-    yield request.param
-    _native.set_isa(before)
-
-
-isa = pytest.fixture(params=_native.isa_levels(), name="isa")(use_each_isa)
 
 
 def row_norm(x: NDArray[Any]) -> float:

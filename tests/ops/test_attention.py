@@ -13,7 +13,6 @@ from tests.ops.paged_cases import (
     assert_close,
     dot_error,
     gqa_pages,
-    isa,
     lay_out,
     row_norm,
     softmax_tolerance,
@@ -22,8 +21,6 @@ from tribody import _native
 from tribody.core.errors import ShapeError
 from tribody.ops import native, reference
 from tribody.ops.table import F32, AttentionBatch, Pages
-
-__all__ = ["isa"]  # the fixture
 
 HEADS = [(9, 3, 64), (4, 4, 16), (14, 2, 64), (6, 1, 24), (5, 5, 20), (2, 1, 128), (64, 1, 8)]
 
@@ -64,7 +61,7 @@ def test_against_the_reference(isa: str, heads: tuple[int, int, int], dtype: Dty
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
-@pytest.mark.parametrize("heads", [(9, 3, 64), (4, 4, 16), (14, 2, 64), (5, 5, 20)])
+@pytest.mark.parametrize("heads", [(9, 3, 64), (7, 1, 16), (2, 2, 20)])
 def test_a_row_does_not_depend_on_its_batch(
     isa: str, heads: tuple[int, int, int], dtype: Dtype
 ) -> None:
@@ -83,13 +80,14 @@ def test_a_row_does_not_depend_on_its_batch(
         return attend(q[first + start : first + end], heads, pages, batch)
 
     whole = alone(0, 200)
+    for size, begin in ((1, 120), (7, 50), (64, 0), (77, 0)):
+        chunks = [alone(s, min(s + size, 200)) for s in range(begin, 200, size)]
+        assert np.array_equal(np.concatenate(chunks), whole[begin:]), f"chunks of {size}"
     before = _native.num_threads()
     for threads in (1, 2, 5):
         _native.set_num_threads(threads)
         assert np.array_equal(alone(0, 200), whole)
-        for size, begin in ((1, 100), (7, 50), (64, 0), (77, 0)):
-            chunks = [alone(s, min(s + size, 200)) for s in range(begin, 200, size)]
-            assert np.array_equal(np.concatenate(chunks), whole[begin:]), f"chunks of {size}"
+        assert np.array_equal(alone(199, 200), whole[199:])
         batched = attend(q, heads, pages, layout.batch)
         assert np.array_equal(batched[first : first + 200], whole)
     _native.set_num_threads(before)

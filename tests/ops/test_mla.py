@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
+from tests.ops.cases import FORMATS
 from tests.ops.paged_cases import (
     PROMPTS,
     Dtype,
@@ -14,7 +15,6 @@ from tests.ops.paged_cases import (
     Sequence,
     assert_close,
     dot_error,
-    isa,
     latent_pages,
     lay_out,
     row_norm,
@@ -25,10 +25,6 @@ from tribody.core.config import WeightFormat
 from tribody.core.errors import ShapeError
 from tribody.ops import native, reference
 from tribody.ops.table import F32, AttentionBatch, Ops, Pages
-
-__all__ = ["isa"]  # the fixture
-
-FORMATS: list[WeightFormat] = ["float32", "bfloat16", "float16", "w8g32"]
 
 
 @dataclass(frozen=True)
@@ -112,7 +108,8 @@ class Problem:
         shape = self.shape
         by_head = self.q.reshape(len(self.q), shape.heads, shape.nope + shape.rope)
         weights = self.kv_b.reshape(shape.heads, -1, shape.rank)
-        w_norm = float(np.linalg.norm(weights, ord=2, axis=(1, 2)).max())
+        # The largest singular value of a Gaussian matrix (Davidson and Szarek).
+        w_norm = shape.rank**-0.5 * (len(weights[0]) ** 0.5 + shape.rank**0.5 + 6)
         latent_norm = row_norm(self.pages)
         length = max((len(slots) for slots in self.layout.slots), default=0)
         terms = shape.rank + shape.nope + shape.rope
@@ -129,7 +126,7 @@ class Problem:
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_against_the_reference(isa: str, shape: Shape, dtype: Dtype) -> None:
-    prompts = PROMPTS if shape.rank < 100 else PROMPTS[3::4]
+    prompts = PROMPTS if shape.rank < 100 else [PROMPTS[3], PROMPTS[7]]
     for index, sequences in enumerate(prompts):
         problem = Problem.random(shape, sequences, dtype, index)
         for absorbed in (True, False):
@@ -182,13 +179,13 @@ def test_a_row_does_not_depend_on_its_batch(
         return attend(Problem(shape, layout, problem.pages, q, problem.kv_b))
 
     whole = alone(0, length)
+    for size, begin in ((1, 120), (7, 100), (64, 0), (77, 0)):
+        chunks = [alone(s, min(s + size, length)) for s in range(begin, length, size)]
+        assert np.array_equal(np.concatenate(chunks), whole[begin:]), f"chunks of {size}"
     before = _native.num_threads()
     for threads in (1, 2, 5):
         _native.set_num_threads(threads)
         assert np.array_equal(alone(0, length), whole)
-        for size, begin in ((1, 100), (7, 50), (64, 0), (77, 0)):
-            chunks = [alone(s, min(s + size, length)) for s in range(begin, length, size)]
-            assert np.array_equal(np.concatenate(chunks), whole[begin:]), f"chunks of {size}"
         assert np.array_equal(attend(problem)[first : first + length], whole)
     _native.set_num_threads(before)
 
@@ -205,7 +202,7 @@ def test_every_instruction_set_gives_the_same_bits(absorbed: bool) -> None:
         assert np.array_equal(result, results[0])
 
 
-def test_many_rows_are_absorbed_in_several_passes(isa: str) -> None:
+def test_many_rows_are_absorbed_in_several_passes() -> None:
     """128 heads of rank 512 take 64 rows a pass; a sequence is cut between two passes."""
     shape = Shape(128, 2, 2, 512, 2)
     problem = Problem.random(shape, [Sequence(3, 50), Sequence(60, 40)], np.float16, 1)

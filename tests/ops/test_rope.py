@@ -5,12 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests.ops.paged_cases import EPS, Dtype, assert_close, isa
+from tests.ops.cases import EPS
+from tests.ops.paged_cases import Dtype, assert_close
 from tribody.core.errors import ShapeError
 from tribody.ops import native, reference
 from tribody.ops.table import F32, I64, Ops
-
-__all__ = ["isa"]  # the fixture
 
 
 def angles(positions: I64, half: int) -> tuple[F32, F32]:
