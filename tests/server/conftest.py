@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import httpx2
 import pytest
 
-from tests.server.scripted import RunningServer, run_server, scripted_model
+from tests.server.scripted import RunningServer, client_of, run_server, scripted_model
 
 
 @pytest.fixture(scope="module")
@@ -27,5 +27,5 @@ def running(shared_server: RunningServer) -> Iterator[RunningServer]:
 
 @pytest.fixture
 def http(running: RunningServer) -> Iterator[httpx2.Client]:
-    with httpx2.Client(base_url=running.url, timeout=10) as client:
+    with client_of(running) as client:
         yield client

@@ -13,6 +13,8 @@ import threading
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field
 
+import httpx2
+import openai
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers
 
@@ -274,6 +276,18 @@ def run_server(
     thread.start()
     port = listener.getsockname()[1]
     return RunningServer(f"http://127.0.0.1:{port}", engines[0], server, thread)
+
+
+def client_of(running: RunningServer, seconds: float = 10.0) -> httpx2.Client:
+    """`verify=False`: reading the machine's certificates would take longer than most tests."""
+    return httpx2.Client(base_url=running.url, timeout=seconds, verify=False)
+
+
+def openai_client(running: RunningServer) -> openai.OpenAI:
+    http = httpx2.Client(verify=False, timeout=10.0)
+    return openai.OpenAI(
+        base_url=f"{running.url}/v1", api_key="unused", max_retries=0, http_client=http
+    )
 
 
 def sse_payloads(text: str) -> list[dict[str, object]]:

@@ -1,4 +1,4 @@
-"""POST /v1/chat/completions over real HTTP, against the scripted engine, mostly by openai-python."""
+"""POST /v1/chat/completions over real HTTP, against the scripted engine."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from tests.server.scripted import (
     THINKING,
     Held,
     RunningServer,
+    client_of,
+    openai_client,
     run_server,
     scripted_model,
     sse_payloads,
@@ -25,7 +27,7 @@ ASK = [{"role": "user", "content": "Say hello."}]
 
 @pytest.fixture
 def client(running: RunningServer) -> openai.OpenAI:
-    return openai.OpenAI(base_url=f"{running.url}/v1", api_key="unused", max_retries=0)
+    return openai_client(running)
 
 
 def ask(http: httpx2.Client, **fields: object) -> httpx2.Response:
@@ -44,9 +46,10 @@ def test_plain_answer(client: openai.OpenAI, running: RunningServer) -> None:
     assert answer.usage.completion_tokens == len(HELLO.encode()) + 1  # the end token counts
     prompt = "<|im_start|>user\nSay hello.<|im_end|>\n<|im_start|>assistant\n"
     request = running.engine.submitted[0]
-    assert running.engine.tokenizer.decode(
-        request.prompt_token_ids, skip_special_tokens=False
-    ) == prompt
+    assert (
+        running.engine.tokenizer.decode(request.prompt_token_ids, skip_special_tokens=False)
+        == prompt
+    )
     assert request.sampling.max_tokens == CONTEXT - len(request.prompt_token_ids)
     assert request.id == answer.id
 
@@ -285,7 +288,7 @@ def test_openai_client_raises_on_a_broken_stream(
 
 def test_disconnect_aborts_a_stream(running: RunningServer) -> None:
     held = running.engine.hold = Held(after=4)
-    client = openai.OpenAI(base_url=f"{running.url}/v1", api_key="unused", max_retries=0)
+    client = openai_client(running)
     stream = client.chat.completions.create(
         model="scripted", messages=ASK, temperature=0, stream=True
     )
@@ -298,9 +301,8 @@ def test_disconnect_aborts_a_stream(running: RunningServer) -> None:
 
 def test_disconnect_aborts_a_plain_request(running: RunningServer) -> None:
     held = running.engine.hold = Held(after=4)
-    with httpx2.Client(base_url=running.url, timeout=0.5) as client:
-        with pytest.raises(httpx2.ReadTimeout):
-            ask(client)
+    with client_of(running, seconds=0.5) as http, pytest.raises(httpx2.ReadTimeout):
+        ask(http)
     assert held.reached.is_set()
     assert running.engine.abort_seen.wait(5)
 
@@ -315,7 +317,7 @@ def test_reasoning_is_split_from_content() -> None:
     served, engine = scripted_model(chat_template=THINKING)
     running = run_server([(served, engine)])
     engine.script = lambda request, choice: "Let me see.\n</think>\n\nIt is 4."
-    with httpx2.Client(base_url=running.url) as http:
+    with client_of(running) as http:
         plain = ask(http, logprobs=True).json()
         message = plain["choices"][0]["message"]
         assert message["reasoning_content"] == "Let me see.\n"
@@ -337,7 +339,7 @@ def test_reasoning_is_split_from_content() -> None:
 
 def test_a_base_model_answers_completions_only() -> None:
     running = run_server([scripted_model(chat_template=None)])
-    with httpx2.Client(base_url=running.url) as http:
+    with client_of(running) as http:
         refused = ask(http)
         assert refused.status_code == 400
         assert "/v1/completions" in refused.json()["error"]["message"]

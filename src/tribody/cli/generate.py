@@ -207,9 +207,12 @@ class Batch:
         """Raises: what the engine raises; answers that were finished are on disk."""
         async with local_service(config) as service:
             loaded()
-            async with asyncio.TaskGroup() as group:
-                for _ in range(config.max_running * WAITING_PER_SLOT):
-                    group.create_task(self._worker(service, jobs))
+            try:
+                async with asyncio.TaskGroup() as group:
+                    for _ in range(config.max_running * WAITING_PER_SLOT):
+                        group.create_task(self._worker(service, jobs))
+            except ExceptionGroup as failures:  # the workers fail alike: one says it all
+                raise failures.exceptions[0] from None
 
     async def _worker(self, service: Service, jobs: Iterator[Job]) -> None:
         for job in jobs:  # the workers share one iterator

@@ -7,8 +7,10 @@ import re
 from tribody.core.errors import BadConfig
 
 BINARY = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
-SIZE = re.compile(r"(?P<number>\d{1,12}(?:\.\d{1,6})?)\s*(?P<unit>[KMGT]?)(?:i?B)?", re.IGNORECASE)
-COUNT = re.compile(r"(?P<number>\d{1,12}(?:\.\d{1,6})?)(?P<unit>[km]?)", re.IGNORECASE)
+SIZE = re.compile(
+    r"(?P<number>\d{1,12}(?:\.\d{1,6})?)\s*(?P<unit>[KMGT]?)(?:i?B)?", re.IGNORECASE | re.ASCII
+)
+COUNT = re.compile(r"(?P<number>\d{1,12}(?:\.\d{1,6})?)(?P<unit>[km]?)", re.IGNORECASE | re.ASCII)
 
 
 def parse_bytes(option: str, text: str) -> int:

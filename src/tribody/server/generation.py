@@ -67,6 +67,8 @@ class Generation:
 
     async def __aenter__(self) -> Generation:
         for prompt in self.prompts:
+            num_tokens = len(prompt.request.prompt_token_ids)
+            self.metrics.prompt_tokens(self.model.model_id, num_tokens)
             task = asyncio.create_task(self._pump(prompt))
             task.add_done_callback(lambda done: self._queue.put_nowait(_Ended(done)))
             self._pumps.append(task)

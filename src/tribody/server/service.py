@@ -124,6 +124,7 @@ def decode(body: bytes, kind: type[Fields]) -> tuple[Fields, list[str]]:
     Raises: BadRequest that names the parameter.
     """
     try:
+        body.decode()  # msgspec does not look into fields that it skips
         fields = msgspec.json.decode(body, type=kind)
         ignored = unknown_fields(body, kind.__struct_fields__)
     except (msgspec.MsgspecError, RecursionError, ValueError) as error:
