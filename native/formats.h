@@ -33,6 +33,12 @@ struct W8G32Tile {
 static_assert(sizeof(W8G32Tile) == 272, "precision/formats.py states 8.5 bits per weight");
 static_assert(alignof(W8G32Tile) == 2);
 
+// What goes with the 32 codes of an A8 group.
+struct A8Scale {
+  float scale;
+  int32_t start;  // -128 * the sum of the codes: see simd_int8.h
+};
+
 inline constexpr int panel_rows(WeightFormat format) {
   return format == WeightFormat::w8g32 ? kPanelRowsW8 : kPanelRowsFloat;
 }

@@ -39,14 +39,14 @@ void int8_tile(const W8G32Tile* tile, int64_t next, const Activations& x, int64_
   typename Panels::Float sums[M];
   for (int m = 0; m < M; ++m) sums[m] = Panels::Float::zero();
   const int8_t* codes = x.codes + row / H * x.groups * (H * kGroup);
-  const float* scales = x.scales + row / H * x.groups * H;
+  const A8Scale* scales = x.scales + row / H * x.groups * H;
   for (int64_t g = 0; g < x.groups; ++g) {
     typename Panels::Int dots[M];
-    Panels::template dot<M>(tile, next, codes, dots);
-    const typename Panels::Float weight_scales = Panels::scales(tile, next);
+    Panels::template dot<M>(tile, next, codes, scales, dots);
+    const typename Panels::Float weight_scales = Panels::weight_scales(tile, next);
 #pragma GCC unroll 8
     for (int m = 0; m < M; ++m) {
-      const auto scale = weight_scales * Panels::Float::broadcast(scales[m]);
+      const auto scale = weight_scales * Panels::Float::broadcast(scales[m].scale);
       sums[m] = fma(Panels::to_float(dots[m]), scale, sums[m]);
     }
     ++tile;
@@ -202,14 +202,14 @@ void multiply_float(const Activations& x, const MatrixView& w, int64_t expert, c
 constexpr float kSmallestMagnitude = 1e-36f;
 
 // 32 floats to bytes and a scale.  A group with Inf or NaN keeps that in its scale.
-TRIBODY_INLINE void quantize_group(const float* x, int8_t* codes, float* scale) {
+TRIBODY_INLINE void quantize_group(const float* x, int8_t* codes, A8Scale* to) {
   const float most = largest_magnitude(x);
   if (most > kSmallestMagnitude && is_finite(most)) {
-    *scale = most / 127.0f;
-    round_to_bytes(x, 127.0f / most, kCodeBias, codes);
+    to->scale = most / 127.0f;
+    to->start = -128 * round_to_bytes(x, 127.0f / most, codes);
   } else {
-    *scale = is_finite(most) ? 0.0f : most;
-    memset(codes, kCodeBias, kGroup);
+    *to = {is_finite(most) ? 0.0f : most, 0};
+    memset(codes, 0, kGroup);
   }
 }
 
@@ -226,7 +226,7 @@ Activations activations_for(const Rows& x, const MatrixView& w, Scratch codes, S
     to.height = x.count > 1 ? kRowTile : 1;
     const int64_t places = divide_up(x.count, to.height) * to.height * to.groups;
     to.codes = scratch<int8_t>(codes, places * kGroup);
-    to.scales = scratch<float>(scales, places);
+    to.scales = scratch<A8Scale>(scales, places);
   }
   return to;
 }

@@ -32,7 +32,7 @@ struct Activations {
   int64_t stride = 0;
   const int32_t* index = nullptr;  // row i is values + index[i] * stride; null = i
   int8_t* codes = nullptr;
-  float* scales = nullptr;
+  A8Scale* scales = nullptr;
   int64_t groups = 0;
   int64_t height = 1;
 };

@@ -166,13 +166,13 @@ struct HiddenMemory {
 struct HiddenPieces {
   float* values;
   int8_t* codes;
-  float* scales;
+  A8Scale* scales;
   float* wide;
 
   explicit HiddenPieces(const HiddenMemory& total)
       : values(scratch<float>(Scratch::mid_values, total.values)),
         codes(scratch<int8_t>(Scratch::mid_codes, total.codes)),
-        scales(scratch<float>(Scratch::mid_scales, total.scales)),
+        scales(scratch<A8Scale>(Scratch::mid_scales, total.scales)),
         wide(scratch<float>(Scratch::mid_wide, total.wide)) {}
 
   // Gives the segment its piece of each.  Its input, matrices and output are set.
@@ -256,7 +256,7 @@ Routing sort_by_expert(const MoeCall& call) {
 // A segment's input: the rows that `rows` lists.  Codes are copied from `all` into row tiles of
 // their own (32 bytes at a time; the weights that they meet are hundreds of times that).
 Activations gather(const Activations& all, const int32_t* rows, int64_t count, int8_t* codes,
-                   float* scales) {
+                   A8Scale* scales) {
   Activations picked = all;
   picked.count = count;
   if (all.codes == nullptr) {
@@ -317,7 +317,7 @@ void moe(const MoeCall& call) {
   const int64_t places =
       (choices + (kRowTile - 1) * smaller(choices, num_experts)) * all.groups;
   int8_t* codes = scratch<int8_t>(Scratch::expert_codes, places * kGroup);
-  float* scales = scratch<float>(Scratch::expert_scales, places);
+  A8Scale* scales = scratch<A8Scale>(Scratch::expert_scales, places);
   auto* segments = scratch<Segment>(Scratch::segments, smaller(choices, num_experts) + 1);
 
   int64_t count = 0, macs = 0;

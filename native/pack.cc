@@ -13,7 +13,7 @@ TRIBODY_INLINE void encode_group(const float* x, W8G32Tile* tile, int row) {
   const uint16_t bits = float_to_half(most / 127.0f);
   const float scale = half_to_float(bits);
   alignas(32) int8_t codes[kGroup] = {};
-  if (scale > 0.0f && is_finite(most)) round_to_bytes(x, 1.0f / scale, 0, codes);
+  if (scale > 0.0f && is_finite(most)) (void)round_to_bytes(x, 1.0f / scale, codes);
   tile->scales[row] = bits;
   for (int step = 0; step < kGroup / 4; ++step) {
     memcpy(tile->codes[step][row], codes + 4 * step, 4);

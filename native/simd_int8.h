@@ -1,11 +1,10 @@
 // The int8 half of the vector layer: dot products of w8g32 weights with A8 activations, and the
 // rounding of 32 floats to bytes.  Sums are exact int32, so every instruction set gives the same bits.
 //
-// How activations are kept (kCodeBias): vpdpbusd multiplies unsigned by signed bytes, so the VNNI
-// levels store x + 128 and take 128 * sum(w) away again; that correction depends on the weights
-// alone, and all rows of a tile share it.  AVX2 stores x and moves its sign to the weight
-// (vpsignb), so that |w| <= 127 is the unsigned side: 2 * 127 * 127 < 2^15, vpmaddubsw cannot
-// saturate.
+// vpdpbusd multiplies unsigned by signed bytes: the VNNI levels take w + 128 (one xor for all rows of
+// a tile) and start each sum at -128 * sum(x), which quantization notes beside the scale, so that
+// it costs a load where zero would cost an instruction.  AVX2 moves w's sign to x (vpsignb), so
+// that |w| <= 127 is the unsigned side: 2 * 127 * 127 < 2^15, vpmaddubsw cannot saturate.
 #pragma once
 
 #include "formats.h"
@@ -18,8 +17,6 @@
 #endif
 
 namespace tribody::TRIBODY_ISA {
-
-inline constexpr uint8_t kCodeBias = TRIBODY_VNNI ? 0x80 : 0;
 
 #if TRIBODY_AVX512
 #define TRIBODY_DPBUSD _mm256_dpbusd_epi32
@@ -43,23 +40,23 @@ struct OnePanel {
   using Int = __m256i;
 
   template <int M>
-  static TRIBODY_INLINE void dot(const W8G32Tile* tile, int64_t, const int8_t* x, Int (&sums)[M]) {
+  static TRIBODY_INLINE void dot(const W8G32Tile* tile, int64_t, const int8_t* x,
+                                 const A8Scale* scales, Int (&sums)[M]) {
     const auto* codes = reinterpret_cast<const __m256i*>(tile->codes);
 #if TRIBODY_VNNI
-    const Int bias = _mm256_set1_epi8(static_cast<char>(kCodeBias));
-    Int correction = _mm256_setzero_si256();
-    for (int m = 0; m < M; ++m) sums[m] = _mm256_setzero_si256();
+    const Int bias = _mm256_set1_epi8(static_cast<char>(0x80));
+#pragma GCC unroll 8
+    for (int m = 0; m < M; ++m) sums[m] = _mm256_set1_epi32(scales[m].start);
 #pragma GCC unroll 8
     for (int s = 0; s < 8; ++s) {
-      const Int w = _mm256_loadu_si256(codes + s);
-      correction = TRIBODY_DPBUSD(correction, bias, w);
+      const Int w = _mm256_xor_si256(_mm256_loadu_si256(codes + s), bias);
 #pragma GCC unroll 8
       for (int m = 0; m < M; ++m) {
-        sums[m] = TRIBODY_DPBUSD(sums[m], _mm256_set1_epi32(load_four(x + 32 * m + 4 * s)), w);
+        sums[m] = TRIBODY_DPBUSD(sums[m], w, _mm256_set1_epi32(load_four(x + 32 * m + 4 * s)));
       }
     }
-    for (int m = 0; m < M; ++m) sums[m] = _mm256_sub_epi32(sums[m], correction);
 #else
+    (void)scales;
     const Int ones = _mm256_set1_epi16(1);
     for (int m = 0; m < M; ++m) sums[m] = _mm256_setzero_si256();
 #pragma GCC unroll 8
@@ -84,7 +81,8 @@ struct OnePanel {
   };
 
   template <int M>
-  static TRIBODY_INLINE void dot(const W8G32Tile* tile, int64_t, const int8_t* x, Int (&sums)[M]) {
+  static TRIBODY_INLINE void dot(const W8G32Tile* tile, int64_t, const int8_t* x, const A8Scale*,
+                                 Int (&sums)[M]) {
     for (int m = 0; m < M; ++m) {
       for (int r = 0; r < 8; ++r) sums[m].v[r] = 0;
       for (int s = 0; s < 8; ++s) {
@@ -104,7 +102,7 @@ struct OnePanel {
   }
 #endif
 
-  static TRIBODY_INLINE Float scales(const W8G32Tile* tile, int64_t) {
+  static TRIBODY_INLINE Float weight_scales(const W8G32Tile* tile, int64_t) {
     return F32x8::load_half(tile->scales);
   }
   // The eight sums of panel `panel`.
@@ -122,28 +120,27 @@ struct TwoPanels {
 
   template <int M>
   static TRIBODY_INLINE void dot(const W8G32Tile* tile, int64_t next, const int8_t* x,
-                                 Int (&sums)[M]) {
+                                 const A8Scale* scales, Int (&sums)[M]) {
     const auto* low = reinterpret_cast<const __m256i*>(tile->codes);
     const auto* high = reinterpret_cast<const __m256i*>(tile[next].codes);
-    const Int bias = _mm512_set1_epi8(static_cast<char>(kCodeBias));
-    Int correction = _mm512_setzero_si512();
-    for (int m = 0; m < M; ++m) sums[m] = _mm512_setzero_si512();
+    const Int bias = _mm512_set1_epi8(static_cast<char>(0x80));
+#pragma GCC unroll 8
+    for (int m = 0; m < M; ++m) sums[m] = _mm512_set1_epi32(scales[m].start);
 #pragma GCC unroll 8
     for (int s = 0; s < 8; ++s) {
-      const Int w = _mm512_inserti64x4(_mm512_castsi256_si512(_mm256_loadu_si256(low + s)),
-                                       _mm256_loadu_si256(high + s), 1);
-      correction = _mm512_dpbusd_epi32(correction, bias, w);
+      const Int both = _mm512_inserti64x4(_mm512_castsi256_si512(_mm256_loadu_si256(low + s)),
+                                          _mm256_loadu_si256(high + s), 1);
+      const Int w = _mm512_xor_si512(both, bias);
 #pragma GCC unroll 8
       for (int m = 0; m < M; ++m) {
         sums[m] =
-            _mm512_dpbusd_epi32(sums[m], _mm512_set1_epi32(load_four(x + 32 * m + 4 * s)), w);
+            _mm512_dpbusd_epi32(sums[m], w, _mm512_set1_epi32(load_four(x + 32 * m + 4 * s)));
       }
     }
-    for (int m = 0; m < M; ++m) sums[m] = _mm512_sub_epi32(sums[m], correction);
   }
 
   static TRIBODY_INLINE Float to_float(Int sums) { return {_mm512_cvtepi32_ps(sums)}; }
-  static TRIBODY_INLINE Float scales(const W8G32Tile* tile, int64_t next) {
+  static TRIBODY_INLINE Float weight_scales(const W8G32Tile* tile, int64_t next) {
     const __m128i low = _mm_loadu_si128(reinterpret_cast<const __m128i*>(tile->scales));
     const __m128i high = _mm_loadu_si128(reinterpret_cast<const __m128i*>(tile[next].scales));
     return {_mm512_cvtph_ps(_mm256_set_m128i(high, low))};
@@ -183,9 +180,9 @@ TRIBODY_INLINE bool is_finite(float x) {
   return (float_to_bits(x) & 0x7f800000u) != 0x7f800000u;
 }
 
-// codes[i] = round-half-even(x[i] * factor) limited to [-127, 127], + bias as an unsigned byte.
-// factor and x are finite.
-TRIBODY_INLINE void round_to_bytes(const float* x, float factor, uint8_t bias, int8_t* codes) {
+// codes[i] = round-half-even(x[i] * factor) limited to [-127, 127]; factor and x are finite.
+// Returns the sum of the codes.
+TRIBODY_INLINE int32_t round_to_bytes(const float* x, float factor, int8_t* codes) {
 #if TRIBODY_AVX2
   const __m256 f = _mm256_set1_ps(factor);
   __m256i words[4];
@@ -197,14 +194,22 @@ TRIBODY_INLINE void round_to_bytes(const float* x, float factor, uint8_t bias, i
   __m256i bytes = _mm256_packs_epi16(low, high);
   bytes = _mm256_permutevar8x32_epi32(bytes, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
   bytes = _mm256_max_epi8(bytes, _mm256_set1_epi8(-127));
-  bytes = _mm256_xor_si256(bytes, _mm256_set1_epi8(static_cast<char>(bias)));
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(codes), bytes);
+  // Sums of eight unsigned bytes each; 32 times the offset of 128 is taken off at the end.
+  const __m256i positive = _mm256_xor_si256(bytes, _mm256_set1_epi8(static_cast<char>(0x80)));
+  const __m256i eights = _mm256_sad_epu8(positive, _mm256_setzero_si256());
+  const __m128i two = _mm_add_epi32(_mm256_castsi256_si128(eights),
+                                    _mm256_extracti128_si256(eights, 1));
+  return _mm_cvtsi128_si32(two) + _mm_extract_epi32(two, 2) - kGroup * 128;
 #else
+  int32_t total = 0;
   for (int i = 0; i < 32; ++i) {
     float value = __builtin_nearbyintf(x[i] * factor);
     value = value > 127.0f ? 127.0f : value < -127.0f ? -127.0f : value;
-    codes[i] = static_cast<int8_t>(static_cast<uint8_t>(static_cast<int8_t>(value)) ^ bias);
+    codes[i] = static_cast<int8_t>(value);
+    total += codes[i];
   }
+  return total;
 #endif
 }
 
