@@ -178,6 +178,23 @@ def test_errors_say_whose_doing_it_is() -> None:
         assert caught.value.param == "messages"
 
 
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{{ messages.startswith('x') }}",
+        "{{ messages[0].nope() }}",
+        "{{ messages.index('x') }}",
+        "{{ messages.count() }}",
+        "{{ strftime_now(1) }}",
+        "{{ messages|tojson(indent=messages) }}",
+    ],
+)
+def test_python_errors_are_the_templates(source: str) -> None:
+    """An AttributeError of our list class had passed through minijinja to the caller."""
+    with pytest.raises(BadRequest, match="cannot render these messages"):
+        engine(source).render(MESSAGES, add_generation_prompt=True)
+
+
 def test_errors_never_quote_the_messages() -> None:
     with pytest.raises(BadRequest) as caught:
         engine("{{ messages[0].content.nope.deeper }}").render(

@@ -33,6 +33,17 @@ _MAX_ERROR_CHARACTERS = 300
 # transformers marks the assistant's text with these tags for training; they render nothing.
 _GENERATION_TAG = re.compile(r"\{%([-+]?)\s*(?:end)?generation\s*([-+]?)%\}")
 
+_PYTHON_ERRORS = (
+    AttributeError,
+    LookupError,
+    TypeError,
+    ValueError,
+    ArithmeticError,
+    RecursionError,
+)
+# What the methods of lists and dictionaries, `tojson` and `strftime` raise when a template misuses
+# them; minijinja passes these on as they are.
+
 FailureKind = Literal["syntax", "raised", "fuel", "template", "limit"]
 
 
@@ -94,6 +105,9 @@ class TemplateEngine:
             raise TemplateFailed("template", f"{where} {error.detail or ''}".strip()) from None
         except _Raised as error:
             raise TemplateFailed("raised", str(error)) from None
+        except _PYTHON_ERRORS as error:
+            # Only the kind: the text of a ValueError may quote the messages.
+            raise TemplateFailed("template", f"Python's {type(error).__name__}") from None
         except BaseException as error:
             if not is_binding_error(error):
                 raise
