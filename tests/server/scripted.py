@@ -12,6 +12,7 @@ import json
 import threading
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import httpx2
 import openai
@@ -290,7 +291,7 @@ def openai_client(running: RunningServer) -> openai.OpenAI:
     )
 
 
-def sse_payloads(text: str) -> list[dict[str, object]]:
+def sse_payloads(text: str) -> list[dict[str, Any]]:
     """The JSON payloads of an SSE body, which must end with [DONE]."""
     events = [line.removeprefix("data: ") for line in text.split("\n") if line.startswith("data: ")]
     assert events[-1] == "[DONE]", events[-1]

@@ -7,6 +7,7 @@ import json
 import httpx2
 import openai
 import pytest
+from openai.types.chat import ChatCompletionMessageParam
 
 from tests.server.scripted import (
     CONTEXT,
@@ -22,7 +23,7 @@ from tests.server.scripted import (
 from tribody.core.errors import EngineFailed, Overloaded
 
 HELLO = "Hello, world. 你好!"
-ASK = [{"role": "user", "content": "Say hello."}]
+ASK: list[ChatCompletionMessageParam] = [{"role": "user", "content": "Say hello."}]
 
 
 @pytest.fixture

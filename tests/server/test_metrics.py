@@ -66,7 +66,7 @@ def test_the_page_lists_every_metric(http: httpx2.Client, running: RunningServer
     http.post("/v1/chat/completions", json=BODY)
     page = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text("utf-8")
     families = text_string_to_metric_families(http.get("/metrics").text)
-    names = {family.name for family in families}
+    names = {family.name for family in families if not family.name.endswith("_created")}
     assert len(names) > 15
     missing = {name for name in names if f"`{name}" not in page}
     assert not missing

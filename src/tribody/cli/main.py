@@ -180,7 +180,7 @@ def doctor(
     url: Url = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Say what this machine can do and, when a server runs, why it is slow."""
+    """Say what this machine can do and, if a server runs, why it is slow."""
     from tribody.cli import doctor as command
 
     command.run(url, as_json=as_json)
