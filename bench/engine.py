@@ -42,7 +42,7 @@ SHAPES = (
 QUICK_STEPS = 16  # --quick: enough to see that everything runs
 PEER_CONTEXT = 1280  # tokens a sequence: the deepest shape and its steps, in whole KV pages of 256
 
-VARIANTS = {"flash attention": True, "no flash attention": False}
+VARIANTS = {"flash": True, "no flash": False}  # llama.cpp's two attention paths
 
 Samples = defaultdict[tuple[Shape, str], list[float]]  # tokens per second by shape and engine
 
