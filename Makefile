@@ -20,7 +20,7 @@ unexport PYTHONPATH
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .SUFFIXES:
-.PHONY: FORCE help install serve test parity goldens check format bench slow clean
+.PHONY: FORCE help install serve test parity check format bench slow clean
 
 help: ## show this list
 	@echo "make TARGET [MODEL=smollm2] [PORT=8000] [PYTHON=/path/to/python3]"
@@ -43,14 +43,35 @@ parity: .venv-parity/.tribody ## logits against transformers, in an environment 
 	@.venv-parity/bin/tribody pull smollm2 >/dev/null || $(NO_WEIGHTS)
 	.venv-parity/bin/python -m pytest -m parity $(PYTEST_ARGS)
 
-check: .venv/.tribody .venv-check/.tribody ## lint, format, types, import contracts, stub, docs
+CHECKS = lint format types imports stub calls docs core
+
+check: $(CHECKS:%=check-%) ## lint, format, types, import contracts, stub, calls, docs, core size
+
+.PHONY: $(CHECKS:%=check-%)
+$(filter-out check-core,$(CHECKS:%=check-%)): .venv-check/.tribody
+
+check-lint:
 	.venv-check/bin/ruff check .
+
+check-format:
 	.venv-check/bin/ruff format --check .
+
+check-types:
 	.venv-check/bin/mypy
+
+check-imports:
 	PYTHONPATH=src .venv-check/bin/lint-imports --no-cache
+
+check-stub:
 	.venv-check/bin/python scripts/check_stub.py
+
+check-calls:
 	.venv-check/bin/python scripts/check_calls.py
+
+check-docs:
 	.venv-check/bin/python scripts/check_docs.py
+
+check-core: .venv/.tribody
 	.venv/bin/python scripts/check_core_env.py
 
 format: .venv-check/.tribody ## let ruff rewrite what it can
@@ -78,9 +99,10 @@ weights: .venv-test/.tribody
 
 # --- Environments -------------------------------------------------------------------------------
 
-# make_env, DIRECTORY: a virtual environment, kept when it is there and runs.
+# make_env, DIRECTORY: a virtual environment, kept when it is there, runs and has its pip (an
+# interrupted one does not).
 define make_env
-@if ! $(1)/bin/python -c pass 2>/dev/null; then \
+@if ! $(1)/bin/python -c 'import pip' 2>/dev/null; then \
     python=$$(sh scripts/preflight.sh $(PYTHON)) || exit 1; \
     echo "making $(1) with $$python"; rm -rf $(1); "$$python" -m venv $(1); fi
 endef
