@@ -30,8 +30,9 @@ def test_every_bfloat16_survives_a_round_trip() -> None:
 def test_every_w8g32_code_survives_a_round_trip() -> None:
     """All 255 codes under a scale of one half; 127 in each group fixes the scale."""
     codes = np.arange(-127, 128, dtype=np.float32)
-    padded: F32 = np.concatenate([codes, np.zeros(24, np.float32)]).reshape(9, 31)
-    groups: F32 = np.concatenate([padded, np.full((9, 1), 127, np.float32)], axis=1) / np.float32(2)
+    padded = np.concatenate([codes, np.zeros(24, np.float32)]).reshape(9, 31)
+    anchored = np.concatenate([padded, np.full((9, 1), 127, np.float32)], axis=1)
+    groups: F32 = (anchored / 2).astype(np.float32)
     again, scales = quantize.quantize_w8g32(groups)
     np.testing.assert_array_equal(scales, np.float16(0.5))
     np.testing.assert_array_equal(quantize.dequantize_w8g32(again, scales, 32), groups)
