@@ -30,7 +30,7 @@ PROMPTS = (
     "1, 1, 2, 3, 5, 8, 13,",
     "<|im_start|>user\nWhat is gravity?<|im_end|>\n<|im_start|>assistant\n",
     "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
-    "<|im_start|>user\nName three colours.<|im_end|>\n<|im_start|>assistant\n",
+    "<|im_start|>user\nWhat is the largest planet?<|im_end|>\n<|im_start|>assistant\n",
     "中国的首都是",
     "人工智能是计算机科学的一个分支，它",
     "从前有一座山，山上有一座庙，",

@@ -13,6 +13,7 @@ the interpreter down, and one thread may use it at a time.
 from __future__ import annotations
 
 import itertools
+import os
 import secrets
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,6 +30,7 @@ from tribody.core.request import Event, FinishReason, Request, SamplingParams, T
 from tribody.engine.build import Progress, build
 from tribody.engine.sampling_options import SamplingOptions, check_sampling
 from tribody.loading import hub
+from tribody.loading.download import default_cache_dir
 from tribody.ops.table import F32
 from tribody.text.chat_template import ChatTemplate, chat_template_for
 from tribody.text.detokenizer import TextStream
@@ -97,12 +99,14 @@ class LLM:
         """`model`: a folder, a .gguf file or a name that `tribody pull` takes.
 
         dtype "auto" is int8 weights with a float16 cache; "float32" computes and caches in float32.
-        Names are fetched to `cache_dir`, ~/.cache/tribody unless given.
+        Names are fetched to `cache_dir`, the folder that `tribody pull` uses unless given.
         Raises: BadConfig, BadModel, DownloadFailed.
         """
         if dtype not in get_args(DType):
             raise BadConfig(f"dtype {dtype!r} is not one of {', '.join(get_args(DType))}")
-        folder = Path(cache_dir) if cache_dir else Path.home() / ".cache" / "tribody"
+        # A library has no command line above it to read the environment, so this reads the one
+        # variable that says where `tribody pull` keeps its models.
+        folder = Path(cache_dir) if cache_dir else default_cache_dir(os.environ)
         path = hub.resolve(str(model), cache_dir=folder)
         weight_format: WeightFormat = "w8g32" if dtype == "auto" else dtype
         self._kv_format: KVFormat = "float32" if dtype == "float32" else "float16"
