@@ -45,7 +45,7 @@ def main() -> None:
         arrays[f"{name}_packed"] = raw.reshape(-1)
         arrays[f"{name}_values"] = np.ascontiguousarray(expected, dtype=np.float32).reshape(-1)
     path = Path(__file__).with_name("gguf_types.npz")
-    np.savez_compressed(path, **arrays)
+    np.savez_compressed(path, **arrays)  # type: ignore[arg-type]  # numpy takes ** for its flag
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     versions = f"gguf {version('gguf')}, numpy {np.__version__}"
     path.with_suffix(".sha256").write_text(f"{digest}  {path.name}  ({versions})\n")
