@@ -27,7 +27,7 @@ class Row:
     peer_rates: tuple[float, ...]  # empty without a peer
     peer_variant: str
     bytes_per_step: float  # weights once, and the keys and values that a step reads
-    bandwidth: float  # bytes per second read from a buffer as large as that
+    bandwidth: float  # the run's
 
     @property
     def rate(self) -> float:
@@ -69,7 +69,8 @@ class Run:
     isa: str  # what tribody's kernels chose
     weight_format: str
     peer: str
-    memory_bandwidth: float
+    bandwidth: float  # bytes per second read from a buffer of the weights' size
+    memory_bandwidth: float  # the same from 1 GiB, which no cache holds
 
 
 def json_lines(run: Run, rows: Sequence[Row]) -> str:
@@ -85,7 +86,6 @@ def json_lines(run: Run, rows: Sequence[Row]) -> str:
             "tokens_per_s": round(row.rate, 2),
             "tokens_per_s_min_max": [round(low, 2), round(high, 2)],
             "bytes_per_step": round(row.bytes_per_step),
-            "bandwidth": round(row.bandwidth),
             "gb_per_s": _rounded(row.bytes_per_second, 1e9),
             "bandwidth_fraction": _rounded(row.bandwidth_fraction),
         }
@@ -133,8 +133,8 @@ def caption(run: Run) -> str:
         f"{machine.cpu}, {run.num_threads} threads, {machine.memory_gb:.0f} GB, "
         f"tribody {run.commit} ({run.isa}, {run.weight_format}) beside {run.peer} (Q8_0), "
         f"{run.date}. Medians, smallest and largest in brackets; repeats interleaved. "
-        f"Memory reads {run.memory_bandwidth / 1e9:.1f} GB/s; the last column compares with a "
-        f"buffer as large as what a step reads."
+        f"The machine reads {run.bandwidth / 1e9:.1f} GB/s from a buffer of the weights' size, "
+        f"which the last column compares with, {run.memory_bandwidth / 1e9:.1f} GB/s from 1 GiB."
     )
 
 
