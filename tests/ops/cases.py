@@ -13,9 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tribody.core.config import WeightFormat
-from tribody.ops.reference import ReferenceMatrix, matmul
+from tribody.ops.reference import ReferenceMatrix, matmul, silu
 from tribody.ops.table import F32
 
+F64 = NDArray[np.float64]
 EPS = float(np.finfo(np.float32).eps)
 FORMATS: tuple[WeightFormat, ...] = ("float32", "bfloat16", "float16", "w8g32")
 ROWS = (0, 1, 3, 9, 130)
@@ -78,46 +79,49 @@ def rows_of(values: F32, *, strided: bool) -> F32:
 
 
 def tolerance(
-    x: F32, matrix: ReferenceMatrix, *, input_ulps: float = 0, expert: int | None = None
-) -> F32:
+    x: F32, matrix: ReferenceMatrix, *, input_error: float = 0, expert: int | None = None
+) -> F64:
     """How far two float32 computations of x @ W.T may be apart, per element (T, N).
 
     Rounding: a sum of K terms in any order is off by about eps sqrt(K) times the norm of its terms
     (random signs; the worst case is eps K); |x| |w| bounds that norm, and 4 covers both sides
-    and the tail.  `input_ulps`: how many units x itself may be off, which shifts the result by as
-    much again.  With w8g32 a shifted input may also fall on the other side of a rounding edge: of K
-    inputs, about K * 127 * input_ulps * eps do, and each moves one byte by one step.
+    and the tail.  `input_error`: how far each x may itself be off, which shifts the result by
+    sqrt(K) times as much, times |w|.  With w8g32 a shifted input may also fall on the other side of
+    a rounding edge: of K inputs about 2 K input_error / step do (the share of values that lie so
+    near to an edge), and each moves by one step; two are allowed in any case.
     """
     values = matrix.values if expert is None else matrix.values[expert]
     length = x.shape[-1]
-    x = x.astype(np.float64)
-    norms = np.outer(np.linalg.norm(x, axis=-1), np.linalg.norm(values, axis=-1))
-    bound = 4 * EPS * (np.sqrt(length) + input_ulps) * norms
-    if matrix.format == "w8g32" and input_ulps:
-        flips = 2 + 4 * length * 127 * input_ulps * EPS
-        steps = np.abs(x).max(axis=-1, initial=0) / 127
-        bound = bound + flips * np.outer(steps, np.abs(values).max(axis=-1, initial=0))
-    result: F32 = bound.astype(np.float32) + np.finfo(np.float32).tiny
+    wide = x.astype(np.float64)
+    w_norms = np.linalg.norm(values, axis=-1)
+    bound = 4 * EPS * np.sqrt(length) * np.outer(np.linalg.norm(wide, axis=-1), w_norms)
+    bound = bound + 4 * input_error * w_norms
+    if matrix.format == "w8g32" and input_error:
+        steps = np.abs(wide).max(axis=-1, initial=0) / 127 + np.finfo(np.float32).tiny
+        flips = 2 + 4 * length * input_error / steps
+        bound = bound + np.outer(flips * steps, np.abs(values).max(axis=-1, initial=0))
+    result: F64 = bound + np.finfo(np.float32).tiny
     return result
 
 
 def mlp_tolerance(
-    normalized: F32, hidden: F32, pair: tuple[ReferenceMatrix, ReferenceMatrix], expert: int | None
-) -> F32:
-    """The tolerance of (silu(g) * u) @ down.T, where g and u are products themselves.
+    x: F32, pair: tuple[ReferenceMatrix, ReferenceMatrix], expert: int | None = None
+) -> F64:
+    """The tolerance of (silu(g) * u) @ down.T, [g | u] = x @ gate_up.T; x is the same on both sides.
 
-    An error of g and u of relative size r moves silu(g) * u by about as much; r is the products'
-    tolerance over their typical size, in ulps.
+    silu's slope is below 1.1, so an error of g shifts the hidden value by 1.1 |u| times as much,
+    one of u by |silu(g)|; the exponential and three roundings add 4 units.
     """
     gate_up, down = pair
-    wide = matmul(normalized, gate_up, expert)
-    first = tolerance(normalized, gate_up, input_ulps=8, expert=expert)
-    scale = np.sqrt(np.mean(np.square(wide))) + np.finfo(np.float32).tiny
-    ulps = float(np.sqrt(np.mean(np.square(first))) / scale / EPS)
-    return tolerance(hidden, down, input_ulps=min(ulps, 1 / EPS / 127), expert=expert)
+    gate, up = np.split(matmul(x, gate_up, expert), 2, axis=-1)
+    gate_error, up_error = np.split(tolerance(x, gate_up, expert=expert), 2, axis=-1)
+    hidden = silu(gate) * up
+    error = 1.1 * np.abs(up) * gate_error + np.abs(silu(gate)) * up_error
+    error = error + 4 * EPS * np.abs(hidden)
+    return tolerance(hidden, down, input_error=float(error.max(initial=0)), expert=expert)
 
 
-def assert_close(actual: F32, expected: F32, allowed: F32 | NDArray[np.float64]) -> None:
+def assert_close(actual: F32, expected: F32 | F64, allowed: F32 | F64) -> None:
     """|actual - expected| <= allowed everywhere; says where it is not."""
     assert actual.shape == expected.shape
     if actual.size == 0:
