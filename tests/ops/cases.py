@@ -107,7 +107,7 @@ def tolerance(
 def mlp_tolerance(
     x: F32, pair: tuple[ReferenceMatrix, ReferenceMatrix], expert: int | None = None
 ) -> F64:
-    """The tolerance of (silu(g) * u) @ down.T, [g | u] = x @ gate_up.T; x is the same on both sides.
+    """The tolerance of (silu(g) * u) @ down.T, [g | u] = x @ gate_up.T; both sides share x.
 
     silu's slope is below 1.1, so an error of g shifts the hidden value by 1.1 |u| times as much,
     one of u by |silu(g)|; the exponential and three roundings add 4 units.
