@@ -7,7 +7,7 @@ sequences at once.  Both engines run with the same number of threads, float16 KV
 of 512 tokens.  One warm-up of every shape, then `--repeats` rounds; in a round every shape is run
 on both engines back to back, and the order turns round by round, so that a drift of the machine
 meets both.  llama.cpp runs each shape with and without flash attention and is given the faster.
-The machine should have nothing else to do: the load before the start is printed.
+The machine should have nothing else to do; the load before the start is part of the result.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ SHAPES = (
     Shape("decode", 16, 128, 64),
 )
 BANDWIDTH_SECONDS = 0.3  # a round: some fifty passes over 143 MB at 25 GB/s
+QUIET_LOAD = 0.5
 QUICK_STEPS = 16  # --quick: enough to see that everything runs
 PEER_CONTEXT = 1280  # tokens a sequence: the deepest shape and its steps, in whole KV pages of 256
 
@@ -52,7 +53,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--model", default="smollm2", help="a name or path that tribody knows")
     parser.add_argument("--weight-format", default="w8g32", help="tribody's run-time format")
-    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="for both engines")
+    parser.add_argument("--threads", type=int, default=0, help="for both (0 = physical cores)")
     parser.add_argument("--repeats", type=int, default=7, help="rounds after the warm-up")
     parser.add_argument("--quick", action="store_true", help="two short rounds: is it sound?")
     parser.add_argument("--no-peer", action="store_true", help="tribody alone")
@@ -145,7 +146,11 @@ def report(
 
 
 def compare(
-    options: argparse.Namespace, subject: Subject, peer: PeerProcess | None, name: str
+    options: argparse.Namespace,
+    subject: Subject,
+    peer: PeerProcess | None,
+    peer_name: str,
+    load: float,
 ) -> None:
     shapes: tuple[Shape, ...] = SHAPES
     repeats = options.repeats
@@ -157,10 +162,11 @@ def compare(
         commit=machine.commit(),
         date=datetime.datetime.now(datetime.UTC).date().isoformat(),
         machine=machine.describe(),
+        load=round(load, 2),
         num_threads=subject.info.num_threads,
         isa=subject.info.isa,
         weight_format=subject.info.weight_format,
-        peer=name,
+        peer=peer_name,
         bandwidth=bandwidth,
         memory_bandwidth=machine.read_bandwidth(
             machine.BEYOND_CACHES_BYTES, subject.info.num_threads, 1.0
@@ -171,7 +177,9 @@ def compare(
 
 def main(arguments: Sequence[str]) -> int:
     options = parse(arguments)
-    print(f"load of the machine before the start: {os.getloadavg()[0]:.2f}", file=sys.stderr)
+    load = os.getloadavg()[0]
+    if load > QUIET_LOAD:
+        print(f"the machine is busy (load {load:.1f}): the numbers will say so", file=sys.stderr)
     cache = default_cache_dir(os.environ)
     path = resolve(options.model, cache_dir=cache)
     subject = Subject(path, options.threads, weight_format=options.weight_format)
@@ -179,15 +187,14 @@ def main(arguments: Sequence[str]) -> int:
         time_spent.show(subject, SHAPES, Console(width=120))
         return 0
     if options.no_peer:
-        compare(options, subject, None, "no peer")
+        compare(options, subject, None, "no peer", load)
         return 0
     try:
         quantized = make_q8_0(path, cache / "bench")
         with PeerProcess() as peer:
-            facts = peer.ask(
-                "load", path=str(quantized), threads=options.threads, context=PEER_CONTEXT
-            )
-            compare(options, subject, peer, f"llama-cpp-python {facts['version']}")
+            threads = subject.info.num_threads
+            facts = peer.ask("load", path=str(quantized), threads=threads, context=PEER_CONTEXT)
+            compare(options, subject, peer, f"llama-cpp-python {facts['version']}", load)
     except PeerFailed as problem:
         print(f"{problem}; --no-peer measures tribody alone", file=sys.stderr)
         return 1

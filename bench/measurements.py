@@ -65,6 +65,7 @@ class Run:
     commit: str
     date: str
     machine: Machine
+    load: float  # other work at the start, in running threads; should be near 0
     num_threads: int
     isa: str  # what tribody's kernels chose
     weight_format: str
@@ -133,8 +134,9 @@ def caption(run: Run) -> str:
         f"{machine.cpu}, {run.num_threads} threads, {machine.memory_gb:.0f} GB, "
         f"tribody {run.commit} ({run.isa}, {run.weight_format}) beside {run.peer} (Q8_0), "
         f"{run.date}. Medians, smallest and largest in brackets; repeats interleaved. "
-        f"The machine reads {run.bandwidth / 1e9:.1f} GB/s from a buffer of the weights' size, "
-        f"which the last column compares with, {run.memory_bandwidth / 1e9:.1f} GB/s from 1 GiB."
+        f"Load of the machine before the start: {run.load:.1f}. It reads {run.bandwidth / 1e9:.1f} "
+        f"GB/s from a buffer of the weights' size (100% in the last column) and "
+        f"{run.memory_bandwidth / 1e9:.1f} GB/s from 1 GiB."
     )
 
 
