@@ -41,7 +41,7 @@ slow: .venv-test/.tribody weights ## the long tests: restarts, disconnects, rand
 
 parity: .venv-parity/.tribody ## logits against transformers, in an environment with torch
 	@.venv-parity/bin/tribody pull smollm2 >/dev/null || $(NO_WEIGHTS)
-	.venv-parity/bin/python -m pytest -m parity $(PYTEST_ARGS)
+	.venv-parity/bin/python -m pytest -m parity --timeout 900 $(PYTEST_ARGS)
 
 CHECKS = lint format types imports stub calls docs core
 
