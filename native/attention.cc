@@ -27,14 +27,19 @@ namespace {
 // D = 64 (24 KB) fit the 32 KB L1 cache beside the part of the page in use.
 constexpr int64_t kTilePairs = 48;
 
+// Reading and converting a page, in units of one pair's arithmetic on it.
+constexpr int64_t kPageCost = 4;
+
 // A list this short is sorted (longest first); in a longer one no tile weighs enough to matter.
 constexpr int64_t kSortedTiles = 64;
 
 struct Tile {
   int32_t sequence, kv_head;
-  int32_t first_row, rows;    // rows counted in the whole step
+  int32_t first_row, rows;    // rows counted inside the sequence
   int32_t first_head, heads;  // heads counted inside the group
-  int64_t cost;
+  int64_t positions;          // that the last row attends to
+
+  int64_t cost() const { return positions * (rows * heads + kPageCost); }
 };
 
 struct Workspace {
@@ -82,6 +87,7 @@ struct TileRun {
   int64_t first_position;  // of the tile's first row
 
   int64_t dim() const { return call.head_dim; }
+  int64_t step_row() const { return call.batch.row_starts[tile.sequence] + tile.first_row; }
 
   // Positions of a page starting at `base` that the tile's row r attends to; may be <= 0.
   int64_t valid(int64_t r, int64_t base) const {
@@ -93,7 +99,7 @@ struct TileRun {
     const int64_t head = tile.kv_head * (call.num_heads / call.num_kv_heads) + tile.first_head;
     const int64_t width = tile.heads * dim();
     for (int64_t r = 0; r < tile.rows; ++r)
-      std::memcpy(work.q + r * width, call.q.row(tile.first_row + r) + head * dim(),
+      std::memcpy(work.q + r * width, call.q.row(step_row() + r) + head * dim(),
                   static_cast<size_t>(width) * sizeof(float));
     const int64_t pairs = tile.rows * tile.heads;
     clear_state(pairs, work.state);
@@ -113,13 +119,7 @@ struct TileRun {
       convert(keys, dim() * kPage, work.keys);
       mix(pairs, kPage, q, work.keys, kPage, dim(), to_scores);
     }
-    for (int64_t r = r0; r < tile.rows; ++r)
-      for (int64_t h = 0; h < tile.heads; ++h) {
-        const int64_t pair = r * tile.heads + h;
-        weigh_row(work.scores + pair * kPage, valid(r, base), call.scale, pair, work.state,
-                  work.page_sum);
-      }
-    finish_page(pair0, pair0 + pairs, work.state, work.page_sum);
+    weigh(r0, base);
 
     const int64_t most = valid(tile.rows - 1, base);
     if (direct && dim() == work.out_width) {
@@ -128,6 +128,18 @@ struct TileRun {
       convert_rows(values, dim(), most, work.values, work.out_width);
       add_values(work.values, work.out_width, r0, base);
     }
+  }
+
+  void weigh(int64_t r0, int64_t base) {
+    const int64_t first = r0 * tile.heads, end = tile.rows * tile.heads;
+    for (int64_t r = r0, pair = first; r < tile.rows; ++r)
+      for (const int64_t next = pair + tile.heads; pair < next; ++pair)
+        raise_max(work.scores + pair * kPage, valid(r, base), call.scale, pair, work.state);
+    for (int64_t r = r0, pair = first; r < tile.rows; ++r)
+      for (const int64_t next = pair + tile.heads; pair < next; ++pair)
+        weigh_row(work.scores + pair * kPage, valid(r, base), call.scale, pair, work.state,
+                  work.page_sum);
+    finish_page(first, end, work.state, work.page_sum);
   }
 
   // out = out * carry + weights . values: the positions that all rows share, then each row's own.
@@ -151,7 +163,7 @@ struct TileRun {
       for (int64_t h = 0; h < tile.heads; ++h) {
         const int64_t pair = r * tile.heads + h;
         divide_row(work.out + pair * work.out_width, work.state.sum[pair], dim(),
-                   call.out.row(tile.first_row + r) + (head + h) * dim());
+                   call.out.row(step_row() + r) + (head + h) * dim());
       }
   }
 
@@ -171,60 +183,60 @@ struct TileRun {
   }
 };
 
-// Emits tiles of at most `rows` rows; a group larger than kTilePairs is cut by heads.
+// Emits tiles of at most `rows` rows; counts only, if `tiles` is null.  A group larger than
+// kTilePairs is cut by heads.  Tiles of one key-value head follow each other, so that its pages stay
+// in the L2 cache; later rows, which cost more, come first.
 int64_t cut_tiles(const AttendCall& call, int64_t rows, Tile* tiles) {
   const int64_t share = call.num_heads / call.num_kv_heads;
   const int64_t step = share < kTilePairs ? share : kTilePairs;
   int64_t count = 0;
   for (int64_t b = 0; b < call.batch.num_sequences; ++b) {
-    const int64_t total = call.batch.rows(b);
-    for (int64_t done = 0; done < total; done += rows) {
-      const int64_t height = total - done < rows ? total - done : rows;
-      const int64_t positions = call.batch.starts[b] + done + height;
-      for (int64_t kv_head = 0; kv_head < call.num_kv_heads; ++kv_head)
-        for (int64_t head = 0; head < share; head += step) {
-          const int64_t heads = share - head < step ? share - head : step;
-          if (tiles != nullptr)
-            tiles[count] = Tile{int32_t(b),      int32_t(kv_head), int32_t(call.batch.row_starts[b] + done),
-                                int32_t(height), int32_t(head),    int32_t(heads),
-                                positions * (height * heads + 4)};
-          ++count;
-        }
+    const int64_t total = call.batch.rows(b), num_cuts = (total + rows - 1) / rows;
+    if (tiles == nullptr) {
+      count += num_cuts * call.num_kv_heads * ((share + step - 1) / step);
+      continue;
+    }
+    for (int64_t head = 0, heads = 0; head < call.num_heads; head += heads) {
+      const int64_t kv_head = head / share, first = head % share;
+      heads = share - first < step ? share - first : step;
+      for (int64_t cut = num_cuts - 1; cut >= 0; --cut) {
+        const int64_t done = cut * rows, height = total - done < rows ? total - done : rows;
+        tiles[count++] =
+            Tile{static_cast<int32_t>(b),      static_cast<int32_t>(kv_head),
+                 static_cast<int32_t>(done),   static_cast<int32_t>(height),
+                 static_cast<int32_t>(first),  static_cast<int32_t>(heads),
+                 call.batch.starts[b] + done + height};
+      }
     }
   }
   return count;
 }
 
-// With fewer tiles than would balance themselves, cuts the list into equal shares for the threads;
-// a tile across a cut is split by heads (its pages are then read twice).  Returns the new count.
-int64_t split_by_heads(Tile* tiles, int64_t count, int64_t threads) {
-  int64_t units = 0;
+// For fewer tiles than would balance themselves: cuts the list into a share for each thread, equal
+// in heads.  A tile across a cut becomes two, and its pages are read twice.  Returns the new count,
+// at most count + threads - 1.
+int64_t share_heads(const Tile* tiles, int64_t count, int64_t threads, Tile* parts) {
+  int64_t units = 0, unit = 0, num_parts = 0;
   for (int64_t i = 0; i < count; ++i) units += tiles[i].heads;
-  int64_t end = count, seen = 0;
   for (int64_t i = 0; i < count; ++i) {
-    const int64_t from = seen, to = seen += tiles[i].heads;
-    for (int64_t t = threads - 1; t > 0; --t) {
-      const int64_t cut = (units * t + threads / 2) / threads;
-      const int64_t have = from + tiles[i].heads;  // what is left of the tile ends here
-      if (cut <= from || cut >= have || have > to) continue;
-      Tile upper = tiles[i];
-      upper.heads = int32_t(have - cut);
-      upper.first_head += int32_t(cut - from);
-      tiles[i].heads = int32_t(cut - from);
-      const int64_t positions = upper.cost / ((upper.heads + tiles[i].heads) * upper.rows + 4);
-      upper.cost = positions * (upper.heads * upper.rows + 4);
-      tiles[i].cost = positions * (tiles[i].heads * upper.rows + 4);
-      tiles[end++] = upper;
+    Tile part = tiles[i];
+    for (int64_t left = tiles[i].heads; left > 0; left -= part.heads) {
+      const int64_t share = unit * threads / units;
+      const int64_t end = (units * (share + 1) + threads - 1) / threads;
+      part.first_head = static_cast<int32_t>(tiles[i].first_head + tiles[i].heads - left);
+      part.heads = static_cast<int32_t>(left < end - unit ? left : end - unit);
+      parts[num_parts++] = part;
+      unit += part.heads;
     }
   }
-  return end;
+  return num_parts;
 }
 
 void sort_longest_first(Tile* tiles, int64_t count) {
   for (int64_t i = 1; i < count; ++i) {
     const Tile moved = tiles[i];
     int64_t j = i;
-    for (; j > 0 && tiles[j - 1].cost < moved.cost; --j) tiles[j] = tiles[j - 1];
+    for (; j > 0 && tiles[j - 1].cost() < moved.cost(); --j) tiles[j] = tiles[j - 1];
     tiles[j] = moved;
   }
 }
@@ -234,8 +246,7 @@ void attend_tiles(const AttendCall& call, const Tile* tiles, int64_t count) {
   parallel_for(count, [&](int64_t index) {
     const Tile& tile = tiles[index];
     Workspace work(kTilePairs, call.head_dim);
-    const int64_t row = tile.first_row - call.batch.row_starts[tile.sequence];
-    TileRun<T>{call, tile, work, call.batch.starts[tile.sequence] + row}.run();
+    TileRun<T>{call, tile, work, call.batch.starts[tile.sequence] + tile.first_row}.run();
   });
 }
 
@@ -249,9 +260,13 @@ void attend(const AttendCall& call) {
     rows = (rows + 1) / 2;
     count = cut_tiles(call, rows, nullptr);
   }
-  Tile* tiles = scratch<Tile>(Scratch::attention_a, count + threads);
+  Tile* tiles = scratch<Tile>(Scratch::attention_a, 2 * count + threads);
   cut_tiles(call, rows, tiles);
-  if (count < 4 * threads && count % threads != 0) count = split_by_heads(tiles, count, threads);
+  if (count < 4 * threads && count % threads != 0) {
+    Tile* parts = tiles + count;
+    count = share_heads(tiles, count, threads, parts);
+    tiles = parts;
+  }
   if (count <= kSortedTiles) sort_longest_first(tiles, count);
   if (call.half) {
     attend_tiles<Half>(call, tiles, count);

@@ -86,7 +86,7 @@ struct PairTile {
     for (int64_t r = 0; r < rows; ++r)
       for (int64_t j = valid(r, base) > 0 ? valid(r, base) : 0; j < most; ++j)
         for (int64_t h = 0; h < heads; ++h) scores[j * width + r * heads + h] = kMinusInfinity;
-    for (int64_t column = r0 * heads / 8 * 8; column < pairs(); column += 8)
+    for (int64_t column = r0 * heads / kLanes * kLanes; column < pairs(); column += kLanes)
       weigh_columns(scores + column, width, most, scale, column, state);
     add_values(page, r0, base);
   }

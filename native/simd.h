@@ -223,25 +223,36 @@ TRIBODY_INLINE void store_first(F32x8 a, float* p, int64_t count) {
   memcpy(p, lanes, static_cast<size_t>(count) * 4);
 }
 
+// e^(x - n ln 2) for n = round(x / ln 2), |x| < 128: ln 2 in two parts (Cody and Waite), then the
+// Taylor polynomial of degree 7, whose remainder is 5e-9 (under 0.1 ulp).
+template <class F>
+TRIBODY_INLINE F exp_fraction(F x, F n) {
+  F r = fma(n, F::broadcast(-0.693145751953125f), x);
+  r = fma(n, F::broadcast(-1.42860682030941723e-6f), r);
+  F p = F::broadcast(1.0f / 5040);
+  p = fma(p, r, F::broadcast(1.0f / 720));
+  p = fma(p, r, F::broadcast(1.0f / 120));
+  p = fma(p, r, F::broadcast(1.0f / 24));
+  p = fma(p, r, F::broadcast(1.0f / 6));
+  p = fma(p, r, F::broadcast(0.5f));
+  p = fma(p, r, F::broadcast(1.0f));
+  return fma(p, r, F::broadcast(1.0f));
+}
+
 // e^x within 1.5 ulp for every x (tests/ops/test_exp.py), 0 below -103.98, inf above 88.73, NaN for
-// NaN.  x = n ln 2 + r with |r| <= ln 2 / 2; ln 2 in two parts (Cody and Waite); e^r by the Taylor
-// polynomial of degree 7, whose remainder is 5e-9 (under 0.1 ulp); 2^n in two factors, so that
-// results that are subnormal round once.
+// NaN.  2^n in two factors, so that results that are subnormal round once.
 TRIBODY_INLINE F32x8 exp(F32x8 x) {
   x = min(F32x8::broadcast(89.0f), max(F32x8::broadcast(-105.0f), x));
   const F32x8 n = round_even(x * F32x8::broadcast(1.44269504088896341f));
-  F32x8 r = fma(n, F32x8::broadcast(-0.693145751953125f), x);
-  r = fma(n, F32x8::broadcast(-1.42860682030941723e-6f), r);
-  F32x8 p = F32x8::broadcast(1.0f / 5040);
-  p = fma(p, r, F32x8::broadcast(1.0f / 720));
-  p = fma(p, r, F32x8::broadcast(1.0f / 120));
-  p = fma(p, r, F32x8::broadcast(1.0f / 24));
-  p = fma(p, r, F32x8::broadcast(1.0f / 6));
-  p = fma(p, r, F32x8::broadcast(0.5f));
-  p = fma(p, r, F32x8::broadcast(1.0f));
-  p = fma(p, r, F32x8::broadcast(1.0f));
   const F32x8 half = round_even(n * F32x8::broadcast(0.5f));
-  return p * power_of_two(half) * power_of_two(n - half);
+  return exp_fraction(x, n) * power_of_two(half) * power_of_two(n - half);
+}
+
+// The same bits for x in [-87, 88], undefined elsewhere but for NaN; a third cheaper.
+template <class F>
+TRIBODY_INLINE F exp_of_moderate(F x) {
+  const F n = round_even(x * F::broadcast(1.44269504088896341f));
+  return exp_fraction(x, n) * power_of_two(n);
 }
 
 // x / (1 + e^-x)
@@ -272,7 +283,26 @@ TRIBODY_INLINE F32x16 fma(F32x16 a, F32x16 b, F32x16 c) {
   return {_mm512_fmadd_ps(a.v, b.v, c.v)};
 }
 TRIBODY_INLINE F32x16 operator+(F32x16 a, F32x16 b) { return {_mm512_add_ps(a.v, b.v)}; }
+TRIBODY_INLINE F32x16 operator-(F32x16 a, F32x16 b) { return {_mm512_sub_ps(a.v, b.v)}; }
 TRIBODY_INLINE F32x16 operator*(F32x16 a, F32x16 b) { return {_mm512_mul_ps(a.v, b.v)}; }
+TRIBODY_INLINE F32x16 max(F32x16 a, F32x16 b) {
+  // Unmasked maxps and rndscaleps through GCC's own spelling warn about an undefined operand.
+  return {_mm512_maskz_max_ps(static_cast<__mmask16>(-1), a.v, b.v)};
+}
+TRIBODY_INLINE F32x16 round_even(F32x16 a) {
+  return {_mm512_maskz_roundscale_ps(static_cast<__mmask16>(-1), a.v,
+                                     _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)};
+}
+TRIBODY_INLINE F32x16 power_of_two(F32x16 n) {
+  const __m512i integral = _mm512_maskz_cvtps_epi32(static_cast<__mmask16>(-1), n.v);
+  const __m512i exponent = _mm512_add_epi32(integral, _mm512_set1_epi32(127));
+  return {_mm512_castsi512_ps(
+      _mm512_maskz_slli_epi32(static_cast<__mmask16>(-1), exponent, 23))};
+}
+TRIBODY_INLINE F32x8 low_half(F32x16 a) { return {_mm512_castps512_ps256(a.v)}; }
+TRIBODY_INLINE F32x8 high_half(F32x16 a) {
+  return {_mm512_maskz_extractf32x8_ps(static_cast<__mmask8>(-1), a.v, 1)};
+}
 
 #else
 
@@ -300,7 +330,13 @@ TRIBODY_INLINE F32x16 fma(F32x16 a, F32x16 b, F32x16 c) {
   return {fma(a.low, b.low, c.low), fma(a.high, b.high, c.high)};
 }
 TRIBODY_INLINE F32x16 operator+(F32x16 a, F32x16 b) { return {a.low + b.low, a.high + b.high}; }
+TRIBODY_INLINE F32x16 operator-(F32x16 a, F32x16 b) { return {a.low - b.low, a.high - b.high}; }
 TRIBODY_INLINE F32x16 operator*(F32x16 a, F32x16 b) { return {a.low * b.low, a.high * b.high}; }
+TRIBODY_INLINE F32x16 max(F32x16 a, F32x16 b) { return {max(a.low, b.low), max(a.high, b.high)}; }
+TRIBODY_INLINE F32x16 round_even(F32x16 a) { return {round_even(a.low), round_even(a.high)}; }
+TRIBODY_INLINE F32x16 power_of_two(F32x16 n) { return {power_of_two(n.low), power_of_two(n.high)}; }
+TRIBODY_INLINE F32x8 low_half(F32x16 a) { return a.low; }
+TRIBODY_INLINE F32x8 high_half(F32x16 a) { return a.high; }
 
 #endif
 

@@ -70,12 +70,16 @@ def lay_out(sequences: list[Sequence], rng: np.random.Generator) -> Layout:
     return Layout(AttentionBatch(ends.astype(np.int32), starts, tables), num_pages, slots)
 
 
+def unwritten(shape: tuple[int, ...], dtype: Dtype) -> NDArray[Any]:
+    return np.full(shape, np.nan, dtype)
+
+
 def gqa_pages(
     layout: Layout, num_kv_heads: int, dim: int, dtype: Dtype, rng: np.random.Generator
 ) -> tuple[NDArray[Any], NDArray[Any]]:
     """K (P, Hkv, D, 64) and V (P, Hkv, 64, D): every position of every sequence, else NaN."""
-    k = np.full((layout.num_pages, num_kv_heads, dim, PAGE), np.nan, dtype)
-    v = np.full((layout.num_pages, num_kv_heads, PAGE, dim), np.nan, dtype)
+    k = unwritten((layout.num_pages, num_kv_heads, dim, PAGE), dtype)
+    v = unwritten((layout.num_pages, num_kv_heads, PAGE, dim), dtype)
     for slots in layout.slots:
         page, offset = slots // PAGE, slots % PAGE
         k[page, :, :, offset] = rng.standard_normal((len(slots), num_kv_heads, dim))
@@ -87,7 +91,7 @@ def latent_pages(
     layout: Layout, width: int, dtype: Dtype, rng: np.random.Generator
 ) -> NDArray[Any]:
     """Latents (P, 64, R + Dr): every position of every sequence, else NaN."""
-    pages = np.full((layout.num_pages, PAGE, width), np.nan, dtype)
+    pages = unwritten((layout.num_pages, PAGE, width), dtype)
     for slots in layout.slots:
         pages[slots // PAGE, slots % PAGE] = rng.standard_normal((len(slots), width))
     return pages

@@ -132,11 +132,11 @@ def test_arguments_that_do_not_fit_are_refused() -> None:
         match: str, q: F32 = q, pages: tuple[Pages, Pages] = (k, v), **fields: object
     ) -> None:
         values = {name: getattr(good, name) for name in AttentionBatch.__slots__} | fields
-        batch = AttentionBatch(**values)  # type: ignore[arg-type]
+        batch = AttentionBatch(**values)
         with pytest.raises(ShapeError, match=match):
             native.OPS.attend(q, heads, pages, batch, 1.0, np.zeros((10, 64), np.float32))
 
-    refused("expected 2 axes", q=q.astype(np.float64))  # type: ignore[arg-type]
+    refused("expected 2 axes", q=q.astype(np.float64))
     refused("rows", q=q[:9])
     refused("columns", q=q[:, :40])
     refused("K pages", pages=(k[:, :, :8], v))

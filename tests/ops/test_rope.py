@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from tests.ops.cases import EPS
-from tests.ops.paged_cases import Dtype, assert_close
+from tests.ops.paged_cases import Dtype, assert_close, unwritten
 from tribody.core.errors import ShapeError
 from tribody.ops import native, reference
 from tribody.ops.table import F32, I64, Ops
@@ -41,10 +44,10 @@ def test_rope_store(
     slots = rng.permutation(4 * 64)[:rows].astype(np.int64)
     cos_sin = angles(np.arange(rows) + 17, dim // 2)
 
-    def run(ops: Ops) -> tuple[F32, ...]:
+    def run(ops: Ops) -> tuple[NDArray[Any], ...]:
         out = qkv.copy()
-        k = np.full((4, num_kv_heads, dim, 64), np.nan, dtype)
-        v = np.full((4, num_kv_heads, 64, dim), np.nan, dtype)
+        k = unwritten((4, num_kv_heads, dim, 64), dtype)
+        v = unwritten((4, num_kv_heads, 64, dim), dtype)
         ops.rope_store(out, heads, cos_sin, qk_norm, slots, (k, v))
         return out, k, v
 
@@ -99,8 +102,8 @@ def test_mla_store(
     slots = rng.permutation(4 * 64)[:rows].astype(np.int64)
     cos_sin = angles(np.arange(rows) + 3, rope // 2)
 
-    def run(ops: Ops) -> tuple[F32, F32]:
-        out, pages = q.copy(), np.full((4, 64, rank + rope), np.nan, dtype)
+    def run(ops: Ops) -> tuple[NDArray[Any], ...]:
+        out, pages = q.copy(), unwritten((4, 64, rank + rope), dtype)
         ops.mla_store(out, head_dims, kv_a, norm, 1e-6, cos_sin, interleaved, slots, pages)
         return out, pages
 
@@ -119,7 +122,7 @@ def test_rows_are_stored_alike_in_any_batch(isa: str) -> None:
     cos, sin = angles(np.arange(rows), 32)
     slots = np.arange(rows)
 
-    def run(size: int) -> tuple[F32, ...]:
+    def run(size: int) -> tuple[NDArray[Any], ...]:
         out = qkv.copy()
         k, v = np.zeros((3, 3, 64, 64), np.float16), np.zeros((3, 3, 64, 64), np.float16)
         for s in range(0, rows, size):
