@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
+import random
 import re
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
 
 import httpx2
 import openai
@@ -210,6 +215,73 @@ def test_context_boundary(client: openai.OpenAI) -> None:
     fits = client.completions.create(model=MODEL, prompt=[100] * 1023)
     assert fits.usage is not None
     assert fits.usage.completion_tokens == 1
+
+
+def engine_pid(server: RealServer) -> int:
+    """The engine process among the server's children."""
+    threads = Path(f"/proc/{server.process.pid}/task")
+    children = [
+        pid for task in threads.iterdir() for pid in (task / "children").read_text().split()
+    ]
+    engines = [p for p in children if b"engine.process" in Path(f"/proc/{p}/cmdline").read_bytes()]
+    assert len(engines) == 1
+    return int(engines[0])
+
+
+@pytest.mark.slow
+def test_streams_survive_the_engine_being_killed_three_times() -> None:
+    server = start()
+    prompts = [f"Once upon a time in a land {i} miles away," for i in range(8)]
+
+    def ask(prompt: str, stream: bool) -> str:
+        answer = server.client().completions.create(
+            model=MODEL, prompt=prompt, temperature=0, max_tokens=100, stream=stream
+        )
+        if isinstance(answer, openai.Stream):
+            return "".join(chunk.choices[0].text for chunk in answer)
+        return answer.choices[0].text
+
+    expected = [ask(prompt, False) for prompt in prompts]
+    with ThreadPoolExecutor(8) as pool:
+        running = [pool.submit(ask, prompt, True) for prompt in prompts]
+        for kill in range(3):
+            while server.gauge("tribody_requests_running") < 8:
+                assert not any(future.done() for future in running)
+            os.kill(engine_pid(server), signal.SIGKILL)
+            while server.gauge("tribody_engine_restarts_total") < kill + 1:
+                pass
+        assert [future.result(120) for future in running] == expected
+    server.process.send_signal(signal.SIGTERM)
+    assert server.process.wait(20) == 0
+
+
+@pytest.mark.slow
+def test_two_hundred_clients_that_leave_at_random_points(real: RealServer) -> None:
+    draw = random.Random(5)
+    points = [draw.choice([0, 0, 1, 2, 5, 20]) for _ in range(200)]
+
+    def leave_after(num_chunks: int) -> None:
+        address = urlsplit(real.url)
+        fields = {"model": MODEL, "messages": QUESTION, "max_tokens": 200, "ignore_eos": True}
+        body = json.dumps({**fields, "stream": True}).encode()
+        head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}"
+        with socket.create_connection((address.hostname, address.port or 80), 60) as connection:
+            connection.sendall(head.encode() + b"\r\n\r\n" + body)
+            received = b""
+            while received.count(b"data: ") < num_chunks:
+                part = connection.recv(65536)
+                assert part, "the server closed the connection"
+                received += part
+
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(leave_after, points))
+    for _ in range(2000):
+        if not real.gauge("tribody_requests_running") + real.gauge("tribody_requests_waiting"):
+            break
+    assert real.gauge("tribody_kv_pages_used") == 0
+    free, cached = real.gauge("tribody_kv_pages_free"), real.gauge("tribody_kv_pages_cached")
+    assert free + cached == real.gauge("tribody_kv_pages_total")
+    assert real.gauge("tribody_engine_restarts_total") == 0
 
 
 def test_interrupt_while_streaming_finishes_the_stream() -> None:

@@ -142,7 +142,9 @@ def generate(
     max_context: MaxContext = None,
     max_running: Annotated[int, typer.Option(min=1, max=4096, help="Sequences in one step.")] = 64,
 ) -> None:
-    """Answer a JSONL file of prompts as one batch; run it again to continue where it stopped.
+    """Answer a JSONL file of prompts as one batch that resumes.
+
+    Run it again to continue where it stopped.
 
     A line holds "prompt" or "messages", may hold an "id" (else its line number is the id) and any
     field of the completions or chat API.
@@ -166,7 +168,8 @@ def generate(
 def pull(
     models: Annotated[list[str] | None, typer.Argument(help=MODEL_HELP)] = None,
     verify: Annotated[
-        bool, typer.Option("--verify", help="Open what was fetched and read its tables.")
+        bool,
+        typer.Option("--verify", help="Compare every file with its SHA-256, then open the model."),
     ] = False,
 ) -> None:
     """Fetch models into the cache and print where they are."""
@@ -180,7 +183,7 @@ def doctor(
     url: Url = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Say what this machine can do and, if a server runs, why it is slow."""
+    """Say what this machine can do, and why a running server is slow."""
     from tribody.cli import doctor as command
 
     command.run(url, as_json=as_json)
