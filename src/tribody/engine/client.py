@@ -263,7 +263,8 @@ class EngineClient:
                 stdin=asyncio.subprocess.DEVNULL,
             )
         reader, self._writer = await asyncio.open_unix_connection(sock=ours)
-        self._writer.write(protocol.frame(protocol.Start(self._config)))
+        level = logging.getLogger().getEffectiveLevel()
+        self._writer.write(protocol.frame(protocol.Start(self._config, level)))
         self._heard = asyncio.get_running_loop().time()
         watchdog = asyncio.create_task(self._watch())
         try:

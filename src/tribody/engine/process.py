@@ -16,6 +16,7 @@ import sys
 import threading
 
 from tribody.core.errors import BadInput, BadRequest, EngineFailed, Overloaded
+from tribody.core.logs import LOG_FORMAT
 from tribody.engine import protocol
 from tribody.engine.build import build_engine
 from tribody.engine.engine import Engine
@@ -23,8 +24,6 @@ from tribody.engine.engine import Engine
 SIGN_OF_LIFE_SECONDS = 1.0  # an idle engine says so this often; the server's watchdog listens
 
 Inbox = queue.SimpleQueue[protocol.ToEngine]
-
-log = logging.getLogger(__name__)
 
 
 def main(arguments: list[str]) -> int:
@@ -35,6 +34,7 @@ def main(arguments: list[str]) -> int:
     first = protocol.receive(connection)
     if not isinstance(first, protocol.Start):
         return 1
+    logging.basicConfig(level=first.log_level, format=LOG_FORMAT)
     inbox: Inbox = queue.SimpleQueue()
     threading.Thread(target=_read, args=(connection, inbox), daemon=True).start()
 
@@ -97,5 +97,4 @@ def _take(engine: Engine, message: protocol.ToEngine) -> protocol.Refused | None
 
 
 if __name__ == "__main__":
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s %(message)s")
     sys.exit(main(sys.argv[1:]))

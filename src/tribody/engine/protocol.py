@@ -20,9 +20,10 @@ MAX_FRAME_BYTES = 1 << 28  # a prompt of ten million tokens fits; anything large
 
 
 class Start(msgspec.Struct, tag=True):
-    """First message to the engine process: what to load."""
+    """First message to the engine process: what to load, and from which level on to log."""
 
     config: EngineConfig
+    log_level: int
 
 
 class Submit(msgspec.Struct, tag=True):
