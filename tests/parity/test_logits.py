@@ -100,12 +100,13 @@ def test_w8g32_moves_logits_no_further_than_its_noise(tmp_path: Path) -> None:
 
 
 @pytest.mark.weights
+@pytest.mark.timeout(900)  # transformers on two busy cores
 def test_smollm2_golden_is_what_transformers_computes(smollm2_path: Path) -> None:
-    """Two prompts of the twenty: the first and a Chinese one (all of them take two minutes)."""
+    """The first 24 tokens of two prompts, one of them Chinese (all of it takes two minutes)."""
     stored = json.loads(recipe.SMOLLM2.read_text())
     assert stored["gguf_sha256"] == recipe.file_sha256(smollm2_path)
     chosen = (recipe.PROMPTS[0], recipe.PROMPTS[10])
     answers = {answer["prompt"]: answer for answer in stored["answers"]}
-    for found in greedy_tokens(smollm2_path, chosen):
+    for found in greedy_tokens(smollm2_path, chosen, 24):
         assert found["ids"] == answers[found["prompt"]]["ids"]
-        assert found["tokens"] == answers[found["prompt"]]["tokens"]
+        assert found["tokens"] == answers[found["prompt"]]["tokens"][:24]

@@ -62,8 +62,8 @@ def write_logits() -> None:
     recipe.LOGITS_RECIPE.write_text(json.dumps(content, indent=1) + "\n")
 
 
-def greedy_tokens(gguf: Path, prompts: tuple[str, ...]) -> list[dict[str, object]]:
-    """Prompt ids, 64 greedy tokens and the smallest lead of a best logit over the second."""
+def greedy_tokens(gguf: Path, prompts: tuple[str, ...], count: int) -> list[dict[str, object]]:
+    """Prompt ids, greedy tokens and the smallest lead of a best logit over the second."""
     from_file = {"pretrained_model_name_or_path": gguf.parent, "gguf_file": gguf.name}
     tokenizer = transformers.AutoTokenizer.from_pretrained(**from_file)
     model = transformers.AutoModelForCausalLM.from_pretrained(**from_file, dtype=torch.float32)
@@ -74,7 +74,7 @@ def greedy_tokens(gguf: Path, prompts: tuple[str, ...]) -> list[dict[str, object
         tokens, lead, known = [], float("inf"), None
         step = torch.tensor([ids])
         with torch.no_grad():
-            for _ in range(recipe.NUM_GREEDY_TOKENS):
+            for _ in range(count):
                 output = model(step, past_key_values=known, use_cache=True)
                 known = output.past_key_values
                 best = output.logits[0, -1].topk(2)
@@ -96,7 +96,7 @@ def write_smollm2(gguf: Path) -> None:
         },
         "versions": VERSIONS,
         "gguf_sha256": recipe.file_sha256(gguf),
-        "answers": greedy_tokens(gguf, recipe.PROMPTS),
+        "answers": greedy_tokens(gguf, recipe.PROMPTS, recipe.NUM_GREEDY_TOKENS),
     }
     recipe.SMOLLM2.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
