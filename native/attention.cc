@@ -10,7 +10,6 @@
 // values are summed only up to the row's position.  Unwritten page memory may hold NaN.
 #include "attention.h"
 
-#include <cstring>
 #include <type_traits>
 
 #include "simd.h"
@@ -21,6 +20,7 @@ namespace {
 
 #include "mix.inc"
 #include "softmax.inc"
+#include "staging.inc"
 
 // (row, head) pairs of a tile: converting a float16 page to float32 costs about as much as four
 // pairs' arithmetic on it, so 48 keep that under a tenth; and 48 pairs of scores and outputs at
@@ -48,36 +48,19 @@ struct Workspace {
   int64_t out_width;
 
   Workspace(int64_t pairs, int64_t dim) : out_width(padded(dim)) {
-    const int64_t height = padded(pairs);
-    const int64_t sizes[] = {padded(pairs * dim), pairs * kPage, pairs * out_width, dim * kPage,
-                             kPage * out_width,   height,        height,            height, height};
-    float** const parts[] = {&q,        &scores,    &out,       &keys,       &values,
-                             &page_sum, &state.max, &state.sum, &state.carry};
-    int64_t total = 0;
-    for (int64_t size : sizes) total += size;
-    float* next = scratch<float>(Scratch::attention_b, total);
-    for (int i = 0; i < 9; ++i) {
-      *parts[i] = next;
-      next += sizes[i];
+    Pieces pieces;
+    for (int round = 0; round < 2; ++round) {
+      q = pieces.take(pairs * dim);
+      scores = pieces.take(pairs * kPage);
+      out = pieces.take(pairs * out_width);
+      keys = pieces.take(dim * kPage);
+      values = pieces.take(kPage * out_width);
+      page_sum = pieces.take(pairs);
+      state = {pieces.take(pairs), pieces.take(pairs), pieces.take(pairs)};
+      if (round == 0) pieces.allocate(Scratch::attention_b);
     }
   }
 };
-
-template <class T>
-void convert(const T* from, int64_t count, float* to) {
-  for (int64_t i = 0; i < count; i += kLanes) load_wide(from + i).store(to + i);
-}
-
-TRIBODY_INLINE float to_float(float x) { return x; }
-TRIBODY_INLINE float to_float(Half x) { return half_to_float(x); }
-
-// Value rows [0, count) as float32 rows of out_width, zeros behind column dim.
-template <class T>
-void convert_rows(const T* from, int64_t dim, int64_t count, float* to, int64_t width) {
-  if (dim == width) return convert(from, dim * count, to);
-  for (int64_t j = 0; j < count; ++j)
-    for (int64_t d = 0; d < width; ++d) to[j * width + d] = d < dim ? to_float(from[j * dim + d]) : 0;
-}
 
 template <class T>
 struct TileRun {
@@ -99,11 +82,11 @@ struct TileRun {
     const int64_t head = tile.kv_head * (call.num_heads / call.num_kv_heads) + tile.first_head;
     const int64_t width = tile.heads * dim();
     for (int64_t r = 0; r < tile.rows; ++r)
-      std::memcpy(work.q + r * width, call.q.row(step_row() + r) + head * dim(),
+      memcpy(work.q + r * width, call.q.row(step_row() + r) + head * dim(),
                   static_cast<size_t>(width) * sizeof(float));
     const int64_t pairs = tile.rows * tile.heads;
     clear_state(pairs, work.state);
-    std::memset(work.out, 0, static_cast<size_t>(pairs * work.out_width) * sizeof(float));
+    memset(work.out, 0, static_cast<size_t>(pairs * work.out_width) * sizeof(float));
   }
 
   // Rows [r0, rows) against one page.
@@ -116,7 +99,7 @@ struct TileRun {
     if (direct) {
       mix(pairs, kPage, q, keys, kPage, dim(), to_scores);
     } else {
-      convert(keys, dim() * kPage, work.keys);
+      convert_rows(keys, kPage, dim(), kPage, work.keys, kPage);
       mix(pairs, kPage, q, work.keys, kPage, dim(), to_scores);
     }
     weigh(r0, base);
@@ -125,7 +108,7 @@ struct TileRun {
     if (direct && dim() == work.out_width) {
       add_values(values, dim(), r0, base);
     } else {
-      convert_rows(values, dim(), most, work.values, work.out_width);
+      convert_rows(values, dim(), most, dim(), work.values, work.out_width);
       add_values(work.values, work.out_width, r0, base);
     }
   }
@@ -184,8 +167,8 @@ struct TileRun {
 };
 
 // Emits tiles of at most `rows` rows; counts only, if `tiles` is null.  A group larger than
-// kTilePairs is cut by heads.  Tiles of one key-value head follow each other, so that its pages stay
-// in the L2 cache; later rows, which cost more, come first.
+// kTilePairs is cut by heads.  Tiles of one key-value head follow each other, so that its pages
+// stay in the L2 cache; later rows, which cost more, come first.
 int64_t cut_tiles(const AttendCall& call, int64_t rows, Tile* tiles) {
   const int64_t share = call.num_heads / call.num_kv_heads;
   const int64_t step = share < kTilePairs ? share : kTilePairs;

@@ -25,8 +25,7 @@ using HeadNorms = std::tuple<In, In, float>;
 
 std::string text(int64_t value) { return std::to_string(value); }
 
-// Rows (T, columns) of float32: `exact` columns, or at least so many when a view of wider rows is
-// meant.
+// An array (rows, columns) of float32; its rows may be strided.
 template <typename T, typename Array>
 Array2<T> rows_of(const Array& array, const char* name, int64_t rows, int64_t columns) {
   T* data = checked<float>(array, name, 2);
@@ -38,7 +37,8 @@ Array2<T> rows_of(const Array& array, const char* name, int64_t rows, int64_t co
 
 template <typename Array>
 int64_t rows_in(const Array& array, const char* name) {
-  if (array.ndim() != 2) fail(std::string(name) + " has " + text(array.ndim()) + " axes, expected 2");
+  if (array.ndim() != 2)
+    fail(std::string(name) + " has " + text(array.ndim()) + " axes, expected 2");
   return static_cast<int64_t>(array.shape(0));
 }
 
@@ -75,7 +75,8 @@ struct PageArray {
 // A C-contiguous page array of float32 or float16 with the given trailing axes.
 template <typename Array>
 PageArray pages_of(const Array& array, const char* name, std::initializer_list<int64_t> trailing) {
-  const bool half = array.dtype() == nb::dlpack::dtype{static_cast<uint8_t>(nb::dlpack::dtype_code::Float), 16, 1};
+  constexpr nb::dlpack::dtype float16{static_cast<uint8_t>(nb::dlpack::dtype_code::Float), 16, 1};
+  const bool half = array.dtype() == float16;
   bool fits = (half || array.dtype() == nb::dtype<float>()) && array.ndim() == trailing.size() + 1;
   int64_t size = 1;
   for (size_t axis = trailing.size(); fits && axis > 0; --axis) {
@@ -87,8 +88,8 @@ PageArray pages_of(const Array& array, const char* name, std::initializer_list<i
   if (!fits) {
     std::string wanted = "(P";
     for (int64_t axis : trailing) wanted += ", " + text(axis);
-    fail(std::string(name) + ": expected contiguous float32 or float16 pages " + wanted + "); got " +
-         describe(name, array.dtype(), array.ndim(), array.shape_ptr()));
+    fail(std::string(name) + ": expected contiguous float32 or float16 pages " + wanted +
+         "); got " + describe(name, array.dtype(), array.ndim(), array.shape_ptr()));
   }
   return {const_cast<void*>(static_cast<const void*>(array.data())), half,
           static_cast<int64_t>(array.shape(0))};
@@ -118,7 +119,8 @@ Batch batch_of(const In& row_starts, const In& starts, const In& page_tables, in
   batch.page_tables = checked<int32_t>(page_tables, "page_tables", 2);
   batch.num_sequences = static_cast<int64_t>(starts.shape(0));
   check_size("row_starts", static_cast<int64_t>(row_starts.shape(0)), batch.num_sequences + 1);
-  check_size("rows of page_tables", static_cast<int64_t>(page_tables.shape(0)), batch.num_sequences);
+  check_size("rows of page_tables", static_cast<int64_t>(page_tables.shape(0)),
+             batch.num_sequences);
   batch.table_length = static_cast<int64_t>(page_tables.shape(1));
   batch.table_stride = page_tables.stride(0);
   if (batch.row_starts[0] != 0 || batch.row_starts[batch.num_sequences] != rows)

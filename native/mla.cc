@@ -1,15 +1,13 @@
 // Multi-head latent attention over latent pages, absorbed and expanded.  Source: DeepSeek-V2 paper,
 // section 2.1.2.
 //
-// Both forms share one tile: some (row, head) pairs against a page of keys and values that are
-// float32 rows of positions.  Pairs stand in the lanes of the scores (queries are transposed once
-// per tile), so that neither latents nor keys are ever transposed; an output's columns stand in the
-// lanes of the values.  As in attention.cc, pages are visited in order and every sum is one chain
-// in a fixed order: a pair's bits do not depend on its tile, its batch or the threads.
+// Both forms share the tile of latent_tile.inc.  As in attention.cc, pages are visited in order and
+// every sum is one chain in a fixed order: a pair's bits do not depend on its tile, its batch or
+// the threads.
 //
-// Absorbed, three passes over a bounded number of rows: q_nope through W_UK for each head, attention
-// in latent space for each tile, the mixed latents through W_UV.  A page of latents is converted to
-// float32 once for all heads of a tile.
+// Absorbed, three passes over a bounded number of rows: q_nope through W_UK for each head,
+// attention in latent space for each tile, the mixed latents through W_UV.  A page of latents is
+// converted to float32 once for all heads of a tile.
 // Expanded, one pass: each (sequence, head) rebuilds its keys and values block by block in a
 // buffer that stays in the L2 cache and attends with all its rows, so memory does not grow with
 // the context.
@@ -26,6 +24,8 @@ namespace {
 
 #include "mix.inc"
 #include "softmax.inc"
+#include "staging.inc"
+#include "latent_tile.inc"
 
 // (row, head) pairs of an absorbed tile: two AVX-512 registers of scores.  Converting a page costs
 // as much as about two pairs' arithmetic on it, and 32 outputs of 512 floats (64 KB) stay in L2.
@@ -40,108 +40,6 @@ constexpr int64_t kExpandedRows = 64, kExpandedGroup = 512;
 // Pages rebuilt at once: 128 positions are rows enough for the linear kernel; their keys and values
 // (128 KB for 128 + 128 columns) and latents (256 KB) share the L2 cache.
 constexpr int64_t kBlockPages = 2;
-
-// Keys and values of one page, by position; scores add first . query[0, first_dim) and then, if
-// second is not null, second . the rest.
-struct PageRows {
-  const float* first;
-  int64_t first_stride, first_dim;
-  const float* second;
-  int64_t second_stride, second_dim;
-  const float* values;
-  int64_t value_stride;
-};
-
-struct PairTile {
-  int64_t rows, heads, first_position;  // pair = row * heads + head
-  float scale;
-  int64_t width;   // of the transposed queries and the scores: pairs, padded
-  float* queries;  // (dim, width), zeros behind the pairs
-  float* scores;   // (64, width)
-  float* out;      // (pairs, out_width)
-  int64_t out_width;
-  SoftmaxState state;
-
-  int64_t pairs() const { return rows * heads; }
-
-  int64_t valid(int64_t r, int64_t base) const {
-    const int64_t count = first_position + r + 1 - base;
-    return count < kPage ? count : kPage;
-  }
-
-  void clear() {
-    clear_state(pairs(), state);
-    memset(out, 0, static_cast<size_t>(pairs() * out_width) * sizeof(float));
-  }
-
-  void visit(const PageRows& page, int64_t base) {
-    const int64_t most = valid(rows - 1, base);
-    mix(most, width, Strided{page.first, page.first_stride, 1}, queries, width, page.first_dim,
-        MixOut{scores, width, Start::zero, nullptr});
-    if (page.second != nullptr)
-      mix(most, width, Strided{page.second, page.second_stride, 1},
-          queries + page.first_dim * width, width, page.second_dim,
-          MixOut{scores, width, Start::keep, nullptr});
-    const int64_t r0 = base > first_position ? base - first_position : 0;
-    for (int64_t r = 0; r < rows; ++r)
-      for (int64_t j = valid(r, base) > 0 ? valid(r, base) : 0; j < most; ++j)
-        for (int64_t h = 0; h < heads; ++h) scores[j * width + r * heads + h] = kMinusInfinity;
-    for (int64_t column = r0 * heads / kLanes * kLanes; column < pairs(); column += kLanes)
-      weigh_columns(scores + column, width, most, scale, column, state);
-    add_values(page, r0, base);
-  }
-
-  // out = out * carry + weights . values: the positions that all rows share, then each row's own.
-  void add_values(const PageRows& page, int64_t r0, int64_t base) {
-    const int64_t shared = valid(r0, base);
-    const auto add = [&](int64_t r, int64_t count, int64_t from, int64_t to, Start start) {
-      const int64_t pair = r * heads;
-      mix(count * heads, out_width, Strided{scores + from * width + pair, 1, width},
-          page.values + from * page.value_stride, page.value_stride, to - from,
-          MixOut{out + pair * out_width, out_width, start, state.carry + pair});
-    };
-    add(r0, rows - r0, 0, shared, Start::carry);
-    for (int64_t r = r0 + 1; r < rows && shared < kPage; ++r)
-      add(r, 1, shared, valid(r, base), Start::keep);
-  }
-};
-
-// Hands out pieces of one scratch slot: first pass counts, second pass points.
-class Pieces {
- public:
-  float* take(int64_t floats) {
-    float* piece = memory_ == nullptr ? nullptr : memory_ + used_;
-    used_ += (floats + 15) / 16 * 16;
-    return piece;
-  }
-  void allocate(Scratch slot) {
-    memory_ = scratch<float>(slot, used_);
-    used_ = 0;
-  }
-
- private:
-  float* memory_ = nullptr;
-  int64_t used_ = 0;
-};
-
-TRIBODY_INLINE float to_float(float x) { return x; }
-TRIBODY_INLINE float to_float(Half x) { return half_to_float(x); }
-
-// `count` rows of `columns` elements, `stride` apart, to float32 rows `to_stride` apart.
-template <class T>
-void convert_rows(const T* from, int64_t stride, int64_t count, int64_t columns, float* to,
-                  int64_t to_stride) {
-  for (int64_t j = 0; j < count; ++j, from += stride, to += to_stride) {
-    int64_t i = 0;
-    for (; i + kLanes <= columns; i += kLanes) load_wide(from + i).store(to + i);
-    for (; i < columns; ++i) to[i] = to_float(from[i]);
-  }
-}
-
-// to (columns, width), column i of it = x[i].
-inline void transpose_row(const float* x, int64_t columns, float* to, int64_t width) {
-  for (int64_t d = 0; d < columns; ++d) to[d * width] = x[d];
-}
 
 // out (rows, panels' columns) = x W^T for panels [first, end) of one expert, on the caller.
 void linear_on_caller(const Rows& x, const MatrixView& w, int64_t expert, int64_t first_panel,
@@ -230,10 +128,10 @@ int64_t cut_absorbed(const AbsorbedPass& pass, int64_t heads, AbsorbedTile* tile
     if (end > pass.first_row + pass.rows) end = pass.first_row + pass.rows;
     for (; row < end; row += height)
       for (int64_t head = 0; head < pass.call.num_heads; head += heads) {
-        const int64_t left = pass.call.num_heads - head;
+        const int64_t left = pass.call.num_heads - head, rows = end - row;
         if (tiles != nullptr)
-          tiles[count] = AbsorbedTile{b, row - pass.first_row, end - row < height ? end - row : height,
-                                      head, left < heads ? left : heads};
+          tiles[count] = AbsorbedTile{b, row - pass.first_row, rows < height ? rows : height, head,
+                                      left < heads ? left : heads};
         ++count;
       }
   }
@@ -302,8 +200,8 @@ class ExpandedRun {
       rebuild(base, left < most ? left : most);
       for (int64_t page = base; page < end && page < base + most; page += kPage)
         for (int64_t i = 0; i < num_tiles_; ++i) {
-          PairTile visitor = tile(i);
-          if (visitor.first_position + visitor.rows > page) visitor.visit(rows_of(page - base), page);
+          PairTile rows = tile(i);
+          if (rows.first_position + rows.rows > page) rows.visit(rows_of(page - base), page);
         }
     }
     for (int64_t i = 0; i < num_tiles_; ++i) finish(tile(i));
