@@ -64,6 +64,38 @@ Matrix* pack_matrix(const In& weights, const std::string& format_name) {
   return matrix;
 }
 
+// A stack whose experts are still to be encoded, one by one, by pack_into.
+Matrix* empty_stack(const std::tuple<int64_t, int64_t, int64_t>& shape,
+                    const std::string& format_name) {
+  const WeightFormat format = format_named(format_name);
+  const auto [experts, rows, columns] = shape;
+  constexpr int64_t kLargest = int64_t{1} << 20;  // keeps the product of three inside 64 bits
+  if (experts < 0 || rows < 0 || columns < 0 || experts > kLargest || rows > kLargest ||
+      columns > kLargest) {
+    throw ShapeError("shape: sizes must be in [0, 2^20]");
+  }
+  auto* matrix = new Matrix(format, experts, rows, columns, true);
+  memset(matrix->data(), 0, static_cast<size_t>(matrix->num_bytes()));
+  return matrix;
+}
+
+void pack_into(Matrix& stack, int64_t expert, const In& weights) {
+  const MatrixView& whole = stack.view();
+  if (!stack.stacked() || expert < 0 || expert >= whole.experts) {
+    throw ShapeError("expert: not a place of this stack");
+  }
+  const float* data = checked<float>(weights, "weights", 2);
+  check_size("weights rows", static_cast<int64_t>(weights.shape(0)), whole.rows);
+  check_size("weights columns", static_cast<int64_t>(weights.shape(1)), whole.columns);
+  if (whole.rows > 1 && weights.stride(0) != whole.columns) {
+    throw ShapeError("weights: expected a C-contiguous array");
+  }
+  uint8_t* to = stack.data() + expert * whole.bytes_per_expert();
+  const PackCall call{data, MatrixView{to, whole.format, 1, whole.rows, whole.columns}, to};
+  nb::gil_scoped_release release;
+  TRIBODY_DISPATCH(pack(call));
+}
+
 void bind_embed(const Matrix& table, const In& token_ids, const Out& out) {
   check_plain(table, "table");
   const MatrixView& view = table.view();
@@ -293,6 +325,9 @@ NB_MODULE(_native, module) {
 
   module.def("pack", &pack_matrix, nb::arg("weights"), nb::arg("weight_format"),
              nb::rv_policy::take_ownership);
+  module.def("empty_stack", &empty_stack, nb::arg("shape"), nb::arg("weight_format"),
+             nb::rv_policy::take_ownership);
+  module.def("pack_into", &pack_into, nb::arg("stack"), nb::arg("expert"), nb::arg("weights"));
   module.def("embed", &bind_embed, nb::arg("table"), nb::arg("token_ids"), nb::arg("out"));
   module.def("rms_norm", &bind_rms_norm, nb::arg("x"), nb::arg("weight"), nb::arg("eps"),
              nb::arg("out"));

@@ -10,7 +10,7 @@ from tribody import _native
 from tribody.core.config import WeightFormat
 from tribody.core.errors import ShapeError
 from tribody.ops import native, reference
-from tribody.ops.table import F32
+from tribody.ops.table import F32, Ops
 from tribody.precision import quantize
 from tribody.precision.formats import matrix_bytes
 
@@ -98,3 +98,33 @@ def test_read_only_weights_are_enough() -> None:
     weights = np.ones((8, 32), np.float32)
     weights.flags.writeable = False
     assert _native.pack(weights, "float32").num_bytes == 16 * 32 * 4
+
+
+@pytest.mark.parametrize("weight_format", FORMATS)
+def test_a_stack_packed_one_by_one_is_the_stack(isa: str, weight_format: WeightFormat) -> None:
+    rng = np.random.default_rng(2)
+    weights = draw(rng, (3, 20, 40))
+    stack = native.OPS.pack_stack(iter(weights), (3, 20, 40), weight_format)
+    whole = native.OPS.pack(weights, weight_format)
+    assert (stack.shape, stack.num_bytes) == (whole.shape, whole.num_bytes)
+    x, chosen = draw(rng, (5, 40)), np.array([[0], [2], [1], [1], [0]], np.int32)
+    results = []
+    for gate_up in (stack, whole):
+        down = native.OPS.pack(np.ones((3, 40, 10), np.float32), weight_format)
+        out = np.zeros((5, 40), np.float32)
+        native.OPS.moe(x, chosen, np.ones((5, 1), np.float32), (gate_up, down), None, out)
+        results.append(out)
+    np.testing.assert_array_equal(*results)
+    expected = reference.OPS.pack_stack(iter(weights), (3, 20, 40), weight_format)
+    assert isinstance(expected, reference.ReferenceMatrix)
+    plain = reference.OPS.pack(weights, weight_format)
+    assert isinstance(plain, reference.ReferenceMatrix)
+    np.testing.assert_array_equal(expected.values, plain.values)
+
+
+@pytest.mark.parametrize("ops", [native.OPS, reference.OPS])
+def test_a_stack_of_the_wrong_size_is_refused(ops: Ops) -> None:
+    weights = np.zeros((2, 8, 32), np.float32)
+    for shape in [(3, 8, 32), (1, 8, 32), (2, 8, 33), (2, 9, 32)]:
+        with pytest.raises(ShapeError):
+            ops.pack_stack(iter(weights), shape, "w8g32")

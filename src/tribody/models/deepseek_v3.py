@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tribody.core.config import WeightFormat
 from tribody.memory.kv_store import KVStore, latent_layout
 from tribody.models.config import Experts, Latent, ModelConfig
 from tribody.models.rope import RopeTable
@@ -95,7 +96,8 @@ class Attention:
     """One layer's latent attention.
 
     `a_proj` joins what reads the hidden state: [q_a_proj or q_proj; kv_a_proj_with_mqa].
-    `w_uk` (H, R, Dn) and `w_uv` (H, Dv, R) are kv_b_proj cut by head for the absorbed form.
+    `w_uk` (H, R, Dn) and `w_uv` (H, Dv, R) are kv_b_proj cut by head for the absorbed form: the
+    values that the packed kv_b_proj stands for, so that both forms use the same weights.
     """
 
     input_layernorm: F32
@@ -138,17 +140,21 @@ def _read_attention(config: ModelConfig, weights: WeightReader, layer: str) -> A
     if latent.q_lora_rank:
         norm = weights.vector(f"{prefix}.q_a_layernorm.weight")
         q_b = (norm, weights.matrix(f"{prefix}.q_b_proj.weight"))
-    kv_b = weights.array(f"{prefix}.kv_b_proj.weight")
-    by_head = kv_b.reshape(latent.num_attention_heads, -1, latent.kv_lora_rank)
+    kv_b = weights.matrix(f"{prefix}.kv_b_proj.weight")
+    by_head = weights.decoded(kv_b).reshape(latent.num_attention_heads, -1, latent.kv_lora_rank)
     nope = latent.qk_nope_head_dim
+    # Groups of 32 along the other axis would round a second time, and differently.
+    absorbed: WeightFormat = (
+        "float16" if weights.weight_format == "w8g32" else weights.weight_format
+    )
     return Attention(
         input_layernorm=weights.vector(f"{layer}.input_layernorm.weight"),
         a_proj=weights.matrix(f"{prefix}.{q_first}.weight", f"{prefix}.kv_a_proj_with_mqa.weight"),
         q_b=q_b,
         kv_a_layernorm=weights.vector(f"{prefix}.kv_a_layernorm.weight"),
-        kv_b_proj=weights.pack_array(kv_b),
-        w_uk=weights.pack_array(by_head[:, :nope].transpose(0, 2, 1)),
-        w_uv=weights.pack_array(by_head[:, nope:]),
+        kv_b_proj=kv_b,
+        w_uk=weights.pack_array(by_head[:, :nope].transpose(0, 2, 1), absorbed),
+        w_uv=weights.pack_array(by_head[:, nope:], absorbed),
         o_proj=weights.matrix(f"{prefix}.o_proj.weight"),
     )
 
@@ -163,10 +169,8 @@ def _read_sparse(experts: Experts, weights: WeightReader, prefix: str) -> Sparse
     if experts.correction_bias:
         bias = weights.vector(f"{prefix}.gate.e_score_correction_bias")
     names = [f"{prefix}.experts.{i}" for i in range(experts.n_routed_experts)]
-    gate_up = weights.stack(
-        ((f"{n}.gate_proj.weight", f"{n}.up_proj.weight") for n in names), len(names)
-    )
-    down = weights.stack(((f"{n}.down_proj.weight",) for n in names), len(names))
+    gate_up = weights.stack([(f"{n}.gate_proj.weight", f"{n}.up_proj.weight") for n in names])
+    down = weights.stack([(f"{n}.down_proj.weight",) for n in names])
     shared = None
     if experts.n_shared_experts:
         shared = _read_mlp(weights, f"{prefix}.shared_experts")

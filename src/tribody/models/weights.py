@@ -12,7 +12,6 @@ import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import Protocol
 
 import numpy as np
@@ -106,25 +105,24 @@ class WeightReader:
         """One packed matrix whose rows are the named tensors' rows, in their order."""
         return self._pack(self._joined(names), weight_format)
 
-    def stack(self, rows: Iterable[Sequence[str]], count: int) -> Matrix:
-        """(E, N, K): for each expert the named tensors' rows joined.
+    def stack(self, experts: Sequence[Sequence[str]]) -> Matrix:
+        """(E, N, K): for each expert the named tensors' rows joined; packed one by one."""
+        shapes = [self.source.shape(name) for name in experts[0]]
+        shape = (len(experts), sum(rows for rows, _ in shapes), shapes[0][1])
+        matrices = (np.ascontiguousarray(self._joined(names)) for names in experts)
+        packed = self.ops.pack_stack(matrices, shape, self.weight_format)
+        self.num_bytes += packed.num_bytes
+        return packed
 
-        Built in float32 and packed at once: the peak is one layer's expert stack.
-        """
-        experts = iter(rows)
-        first = self._joined(next(experts))
-        whole = np.empty((count, *first.shape), np.float32)
-        whole[0] = first
-        for index, names in enumerate(islice(experts, count - 1), start=1):
-            self._fill(whole[index], names)
-        return self._pack(whole)
+    def decoded(self, matrix: Matrix) -> F32:
+        """What a packed matrix (N, K) stands for, for a caller that packs parts of it."""
+        rows, columns = matrix.shape
+        values = np.empty((rows, columns), np.float32)
+        self.ops.embed(matrix, np.arange(rows, dtype=np.int32), values)
+        return values
 
-    def array(self, name: str) -> F32:
-        """The plain tensor, for a caller that packs parts of it with `pack_array`."""
-        return self._read(name)
-
-    def pack_array(self, values: F32) -> Matrix:
-        return self._pack(np.ascontiguousarray(values))
+    def pack_array(self, values: F32, weight_format: WeightFormat) -> Matrix:
+        return self._pack(values, weight_format)
 
     def _read(self, name: str) -> F32:
         values = self.source.read(name)

@@ -6,10 +6,13 @@ ShapeError.  The kernels take the fastest instruction set that the machine has.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 
 from tribody import _native
 from tribody.core.config import WeightFormat
+from tribody.core.errors import ShapeError
 from tribody.ops.table import F32, I32, I64, AttentionBatch, Matrix, Pages, RouterSpec
 
 
@@ -25,6 +28,17 @@ class NativeOps:
 
     def pack(self, weights: F32, weight_format: WeightFormat) -> Matrix:
         return _native.pack(weights, weight_format)
+
+    def pack_stack(
+        self, weights: Iterable[F32], shape: tuple[int, int, int], weight_format: WeightFormat
+    ) -> Matrix:
+        stack = _native.empty_stack(shape, weight_format)
+        count = 0
+        for count, matrix in enumerate(weights, start=1):
+            _native.pack_into(stack, count - 1, matrix)
+        if count != shape[0]:
+            raise ShapeError(f"pack_stack: {count} matrices, expected {shape[0]}")
+        return stack
 
     def embed(self, table: Matrix, token_ids: I32, out: F32) -> None:
         _native.embed(_own(table), token_ids, out)

@@ -6,6 +6,7 @@ says more plainly what is meant.  Contracts (shapes, what is mutated) stand in `
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -116,6 +117,14 @@ class ReferenceOps:
         else:
             values = np.array(weights, np.float32)
         return ReferenceMatrix(np.ascontiguousarray(values), weight_format)
+
+    def pack_stack(
+        self, weights: Iterable[F32], shape: tuple[int, int, int], weight_format: WeightFormat
+    ) -> ReferenceMatrix:
+        packed = np.stack([self.pack(matrix, weight_format).values for matrix in weights])
+        if packed.shape != shape:
+            raise ShapeError(f"pack_stack: the matrices make {packed.shape}, not {shape}")
+        return ReferenceMatrix(packed, weight_format)
 
     def embed(self, table: Matrix, token_ids: I32, out: F32) -> None:
         out[:] = _own(table).values[token_ids]

@@ -12,6 +12,7 @@ or on the neighbours in the batch, so a token's result is bit-identical in any b
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -73,6 +74,15 @@ class Ops(Protocol):
 
     def pack(self, weights: F32, weight_format: WeightFormat) -> Matrix:
         """Encode float32 weights (N, K) or (E, N, K) for this machine."""
+        ...
+
+    def pack_stack(
+        self, weights: Iterable[F32], shape: tuple[int, int, int], weight_format: WeightFormat
+    ) -> Matrix:
+        """Encode E matrices (N, K), taken one at a time, as one stack of shape (E, N, K).
+
+        Only one of them need be in memory as float32: a layer of DeepSeek-V3's experts is 30 GB.
+        """
         ...
 
     def embed(self, table: Matrix, token_ids: I32, out: F32) -> None:
