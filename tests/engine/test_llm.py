@@ -68,6 +68,17 @@ def test_an_end_token_ends(llm: LLM) -> None:
     assert answer.text == ""
 
 
+def test_a_stop_token_is_counted_but_no_part_of_the_text(llm: LLM) -> None:
+    """It used to stay in the text when it was an ordinary token."""
+    free = llm.generate("abc", max_tokens=6, temperature=0.0, ignore_eos=True)
+    tokens = free.choices[0].token_ids
+    stop = tokens[3]
+    end = tokens.index(stop)
+    answer = llm.generate("abc", max_tokens=6, temperature=0.0, stop_token_ids=(stop,))
+    assert answer.choices[0].token_ids == tokens[: end + 1]
+    assert answer.text == llm.tokenizer.decode(tokens[:end], skip_special_tokens=True)
+
+
 def test_chat_renders_the_models_template(llm: LLM) -> None:
     answer = llm.chat([{"role": "user", "content": "hello"}], max_tokens=2, temperature=0.0)
     assert answer.prompt_token_ids == llm.tokenizer.encode("hello", add_special_tokens=False)

@@ -114,7 +114,7 @@ def test_a_stack_packed_one_by_one_is_the_stack(isa: str, weight_format: WeightF
         out = np.zeros((5, 40), np.float32)
         native.OPS.moe(x, chosen, np.ones((5, 1), np.float32), (gate_up, down), None, out)
         results.append(out)
-    np.testing.assert_array_equal(*results)
+    np.testing.assert_array_equal(results[0], results[1])
     expected = reference.OPS.pack_stack(iter(weights), (3, 20, 40), weight_format)
     assert isinstance(expected, reference.ReferenceMatrix)
     plain = reference.OPS.pack(weights, weight_format)

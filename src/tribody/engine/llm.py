@@ -228,20 +228,22 @@ class LLM:
             request.id: Generation(request.prompt_token_ids, [Completion() for _ in range(n)])
             for request in requests
         }
+        streams = {
+            (request.id, choice): TextStream(self.tokenizer, request.sampling.stop)
+            for request in requests
+            for choice in range(n)
+        }
         order = list(results)
         try:
             while requests or self._engine.has_work():
                 while requests and self._engine.stats().waiting < self._max_waiting:
                     self._engine.submit(requests.popleft())
                 for event in self._engine.step():
-                    self._take(results[event.request_id], event)
+                    stream = streams[event.request_id, event.choice]
+                    self._take(results[event.request_id], event, stream)
         except BaseException:
             self._abandon(order)
             raise
-        stop = options.get("stop", ())
-        for generation in results.values():
-            for choice in generation.choices:
-                choice.text = self._text(choice, stop)
         return [results[request_id] for request_id in order]
 
     def _abandon(self, request_ids: list[str]) -> None:
@@ -251,19 +253,19 @@ class LLM:
         self._engine.step()
 
     @staticmethod
-    def _take(generation: Generation, event: Event) -> None:
+    def _take(generation: Generation, event: Event, stream: TextStream) -> None:
         choice = generation.choices[event.choice]
+        choice.text += stream.push(
+            event.token_ids[:-1] if event.ended_by_token else event.token_ids
+        )
+        if event.finish_reason is not None:
+            choice.text += stream.finish()
         choice.token_ids += event.token_ids
         choice.logprobs += event.logprobs or []
         choice.finish_reason = event.finish_reason or choice.finish_reason
         generation.usage = event.usage or generation.usage
         if event.error is not None:
             raise EngineFailed(event.error)
-
-    def _text(self, choice: Completion, stop: tuple[str, ...]) -> str:
-        stream = TextStream(self.tokenizer, stop)
-        text = stream.push(choice.token_ids)
-        return text + stream.finish()
 
     def _request(self, tokens: list[int], n: int, options: SamplingOptions) -> Request:
         left = self.info.max_context_tokens - len(tokens)
