@@ -134,3 +134,15 @@ def test_bad_configurations_are_named(tmp_path: Path) -> None:
         LLM(folder, max_context_tokens=1 << 20)
     with pytest.raises(BadConfig, match="max_running"):
         LLM(folder, max_running=64, max_step_tokens=32)
+
+
+def test_the_kv_limit_says_what_set_it(tmp_path: Path) -> None:
+    folder = write_model_folder(tmp_path / "tiny", "llama")
+    small = LLM(folder, max_running=2, max_context_tokens=128, num_threads=1)
+    assert small.info.kv_limit == "all that 2 sequences can fill"
+    assert small.info.num_pages == 4
+    given = LLM(folder, kv_budget_bytes=KV_BYTES, num_threads=1)
+    assert given.info.kv_limit == "as configured"
+    share = LLM(folder, kv_share=1e-6, num_threads=1)
+    assert share.info.kv_limit == "0% of free memory"
+    assert share.info.num_pages < given.info.num_pages

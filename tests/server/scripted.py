@@ -99,6 +99,7 @@ class ScriptedEngine:
             weight_format="float32",
             kv_format="float32",
             weight_bytes=1 << 20,
+            kv_limit="as configured",
             kv_budget_bytes=1 << 20,
             num_pages=16,
             page_size=64,

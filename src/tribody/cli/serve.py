@@ -8,6 +8,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 import uvloop
 
 from tribody.cli.engine_options import (
@@ -19,6 +20,7 @@ from tribody.cli.engine_options import (
 from tribody.cli.environment import Environment, read_environment
 from tribody.cli.logs import start_logging
 from tribody.cli.models import fetch
+from tribody.core.config import KV_SHARE_OF_FREE_MEMORY
 from tribody.core.errors import BadConfig
 from tribody.server.serve import NamedModel, ServeConfig, listen, serve
 
@@ -46,8 +48,14 @@ def run(options: ServeOptions, engine: EngineOptions) -> None:
     require_native()
     config, names = resolve(options, environment)
     listening = listen(config)  # a taken port shows before anything is fetched or loaded
+    share = KV_SHARE_OF_FREE_MEMORY / len(names)
     models = [
-        NamedModel(name, engine_config(fetch(name, environment), engine, environment))
+        NamedModel(
+            name,
+            msgspec.structs.replace(
+                engine_config(fetch(name, environment), engine, environment), kv_share=share
+            ),
+        )
         for name in names
     ]
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

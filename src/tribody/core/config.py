@@ -33,7 +33,8 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     model_path: str  # a folder or a GGUF file on disk, already fetched
     weight_format: WeightFormat = "w8g32"
     kv_format: KVFormat = "float16"
-    kv_budget_bytes: int = 0  # 0 = KV_SHARE_OF_FREE_MEMORY of what is free after loading
+    kv_budget_bytes: int = 0  # 0 = kv_share of the memory that is free after loading
+    kv_share: float = KV_SHARE_OF_FREE_MEMORY  # engines on one machine divide it
     num_threads: int = 0  # 0 = physical cores
     max_context_tokens: int = 0  # 0 = what the model allows
     max_step_tokens: int = 512

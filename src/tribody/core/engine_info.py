@@ -16,6 +16,7 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
     kv_format: str
     weight_bytes: int
     kv_budget_bytes: int
+    kv_limit: str  # what set kv_budget_bytes, in words
     num_pages: int
     page_size: int
     max_running: int

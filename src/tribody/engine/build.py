@@ -11,12 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tribody import _native
-from tribody.core.config import (
-    KV_SHARE_OF_FREE_MEMORY,
-    PAGE_SIZE,
-    EngineConfig,
-    SchedulerConfig,
-)
+from tribody.core.config import PAGE_SIZE, EngineConfig, SchedulerConfig
 from tribody.core.engine_info import EngineInfo
 from tribody.core.errors import BadConfig
 from tribody.core.tokenizer_source import TokenizerSource
@@ -79,7 +74,7 @@ def build(config: EngineConfig, progress: Progress | None = None) -> BuiltEngine
         ends = eos_token_ids(
             tokenizer.eos_token_ids, checkpoint.config, checkpoint.generation_config
         )
-        limits = _limits(config, model)
+        limits, kv_limit = _limits(config, model)
         fingerprint = _fingerprint(checkpoint.fingerprint, config, ops)
         kv = KVStore(model.kv_layout, limits.num_pages, config.kv_format)
         scheduler = Scheduler(limits, ends, fingerprint)
@@ -93,6 +88,7 @@ def build(config: EngineConfig, progress: Progress | None = None) -> BuiltEngine
             kv_format=config.kv_format,
             weight_bytes=model.num_bytes,
             kv_budget_bytes=kv.num_bytes,
+            kv_limit=kv_limit,
             num_pages=limits.num_pages,
             page_size=PAGE_SIZE,
             max_running=config.max_running,
@@ -107,14 +103,19 @@ def build(config: EngineConfig, progress: Progress | None = None) -> BuiltEngine
         )
 
 
-def _limits(config: EngineConfig, model: Model) -> SchedulerConfig:
-    """The scheduler's limits, pages included: the given budget or a share of free memory, but
-    never more pages than every running sequence could fill."""
+def _limits(config: EngineConfig, model: Model) -> tuple[SchedulerConfig, str]:
+    """The scheduler's limits, pages included, and what set their number: the given budget or a
+    share of free memory, but never more pages than every running sequence could fill."""
     max_context = _max_context(config, model.config)
-    budget = config.kv_budget_bytes or int(KV_SHARE_OF_FREE_MEMORY * available_bytes())
+    budget, kv_limit = config.kv_budget_bytes, "as configured"
+    if not budget:
+        budget = int(config.kv_share * available_bytes())
+        kv_limit = f"{config.kv_share:.0%} of free memory"
     size = page_bytes(model.kv_layout, config.kv_format)
     fillable = config.max_running * -(-max_context // PAGE_SIZE)
     num_pages = min(budget // size, fillable)
+    if num_pages == fillable:
+        kv_limit = f"all that {config.max_running} sequences can fill"
     logger.info(
         "kv_limit_bytes=%d page_bytes=%d pages=%d fillable_pages=%d",
         budget,
@@ -127,13 +128,14 @@ def _limits(config: EngineConfig, model: Model) -> SchedulerConfig:
             f"the KV budget of {budget} bytes holds no page; one page of {PAGE_SIZE} tokens takes "
             f"{size} bytes: give more memory or use a smaller model"
         )
-    return SchedulerConfig(
+    limits = SchedulerConfig(
         num_pages=num_pages,
         max_context_tokens=max_context,
         max_step_tokens=config.max_step_tokens,
         max_running=config.max_running,
         max_waiting=config.max_waiting,
     )
+    return limits, kv_limit
 
 
 def _max_context(config: EngineConfig, model: ModelConfig) -> int:

@@ -44,6 +44,7 @@ class EngineOptions(TypedDict, total=False):
     """How the model is run; see `core.config.EngineConfig`, which holds the defaults."""
 
     kv_budget_bytes: int
+    kv_share: float
     num_threads: int
     max_context_tokens: int
     max_step_tokens: int
