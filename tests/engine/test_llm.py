@@ -143,6 +143,6 @@ def test_the_kv_limit_says_what_set_it(tmp_path: Path) -> None:
     assert small.info.num_pages == 4
     given = LLM(folder, kv_budget_bytes=KV_BYTES, num_threads=1)
     assert given.info.kv_limit == "as configured"
-    share = LLM(folder, kv_share=1e-6, num_threads=1)
+    share = LLM(folder, kv_share=1e-4, num_threads=1)
     assert share.info.kv_limit == "0% of free memory"
     assert share.info.num_pages < given.info.num_pages
