@@ -16,7 +16,6 @@ from tribody.core.engine_info import EngineInfo, EngineStats
 from tribody.core.request import Event, Request
 
 LENGTH = struct.Struct("<I")
-MAX_FRAME_BYTES = 1 << 28  # a prompt of ten million tokens fits; anything larger is a defect
 
 
 class Start(msgspec.Struct, tag=True):
