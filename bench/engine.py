@@ -26,8 +26,9 @@ from rich.console import Console
 import machine
 import measurements
 import time_spent
-from peer_process import PeerFailed, PeerProcess, make_q8_0
+from peer_process import PEER_PYTHON, PeerFailed, PeerProcess, make_q8_0
 from subject import Shape, Subject, prompt
+from tribody import _native
 from tribody.loading.download import default_cache_dir
 from tribody.loading.hub import resolve
 
@@ -54,6 +55,10 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--model", default="smollm2", help="a name or path that tribody knows")
     parser.add_argument("--weight-format", default="w8g32", help="tribody's run-time format")
     parser.add_argument("--threads", type=int, default=0, help="for both (0 = physical cores)")
+    parser.add_argument("--isa", choices=_native.isa_levels(), help="tribody's instruction set")
+    parser.add_argument(
+        "--peer-python", type=Path, default=PEER_PYTHON, help="another build of llama.cpp"
+    )
     parser.add_argument("--repeats", type=int, default=7, help="rounds after the warm-up")
     parser.add_argument("--quick", action="store_true", help="two short rounds: is it sound?")
     parser.add_argument("--no-peer", action="store_true", help="tribody alone")
@@ -180,6 +185,8 @@ def main(arguments: Sequence[str]) -> int:
     load = os.getloadavg()[0]
     if load > QUIET_LOAD:
         print(f"the machine is busy (load {load:.1f}): the numbers will say so", file=sys.stderr)
+    if options.isa:
+        _native.set_isa(options.isa)
     cache = default_cache_dir(os.environ)
     path = resolve(options.model, cache_dir=cache)
     subject = Subject(path, options.threads, weight_format=options.weight_format)
@@ -191,7 +198,7 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     try:
         quantized = make_q8_0(path, cache / "bench")
-        with PeerProcess() as peer:
+        with PeerProcess(options.peer_python) as peer:
             threads = subject.info.num_threads
             facts = peer.ask("load", path=str(quantized), threads=threads, context=PEER_CONTEXT)
             compare(options, subject, peer, f"llama-cpp-python {facts['version']}", load)

@@ -20,11 +20,12 @@ class PeerFailed(Exception):
 class PeerProcess:
     """One llama.cpp process; a context manager."""
 
-    def __init__(self) -> None:
-        if not PEER_PYTHON.exists():
-            raise PeerFailed(f"{PEER_PYTHON} is missing: make bench builds it")
+    def __init__(self, python: Path = PEER_PYTHON) -> None:
+        """`python`: an interpreter with llama-cpp-python."""
+        if not python.exists():
+            raise PeerFailed(f"{python} is missing: make bench builds .venv-bench")
         self._process = subprocess.Popen(
-            [str(PEER_PYTHON), str(PEER_SCRIPT)],
+            [str(python), str(PEER_SCRIPT)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
