@@ -20,7 +20,7 @@ unexport PYTHONPATH
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .SUFFIXES:
-.PHONY: FORCE help install serve test parity check format bench slow clean
+.PHONY: FORCE help install serve test parity goldens check format bench slow clean
 
 help: ## show this list
 	@echo "make TARGET [MODEL=smollm2] [PORT=8000] [PYTHON=/path/to/python3]"
@@ -44,6 +44,10 @@ parity: .venv-parity/.tribody ## logits against transformers, in an environment 
 	.venv-parity/bin/python -m pytest -m parity --timeout 900 $(PYTEST_ARGS)
 
 CHECKS = lint format types imports stub calls docs core
+
+goldens: .venv-parity/.tribody ## write tests/golden anew by transformers (minutes; then look at git diff)
+	.venv-parity/bin/python -m tests.parity.write_goldens \
+	    "$$(.venv-parity/bin/tribody pull smollm2)"
 
 check: $(CHECKS:%=check-%) ## lint, format, types, import contracts, stub, calls, docs, core size
 
