@@ -78,7 +78,7 @@ def test_a_tied_head_is_the_embedding_and_its_copy_is_not_reported(
     with caplog.at_level(logging.WARNING):
         model = load_model(checkpoint, reference.OPS, "float32")
     assert isinstance(model, Llama)
-    assert model.lm_head is model.embed_tokens
+    assert model.vocabulary.lm_head is model.vocabulary.embed_tokens
     assert caplog.records == []
 
 

@@ -12,10 +12,11 @@ import msgspec
 
 from tribody.cli.engine_options import require_native
 from tribody.engine.machine import available_bytes, physical_cores
+from tribody.precision.formats import FORMATS
 
 MEASURE_SECONDS = 1.0
 CONTEXT_TOKENS = 4096
-BYTES_PER_WEIGHT = 34 / 32  # w8g32: 32 signed bytes and one float16 scale
+BYTES_PER_WEIGHT = FORMATS["w8g32"].bits_per_weight / 8
 KV_BYTES_PER_VALUE = 2  # float16
 
 

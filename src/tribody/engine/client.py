@@ -154,10 +154,6 @@ class EngineClient:
         """The engine process that serves now."""
         return self._process.pid if self._process is not None else None
 
-    @property
-    def num_unfinished(self) -> int:
-        return len(self._active)
-
     # ---- requests
 
     def submit(self, request: Request) -> EventStream:
@@ -178,11 +174,6 @@ class EngineClient:
         self._idle.clear()
         self._send(protocol.Submit(request))
         return EventStream(self, active)
-
-    def abort(self, request_id: str) -> None:
-        """End a request early: its iterator gets an event with finish_reason "abort"."""
-        if request_id in self._active:
-            self._send(protocol.Abort(request_id))
 
     def drop(self, request_id: str) -> None:
         """Nobody listens to this request any more: abort it if it has not ended."""

@@ -14,5 +14,7 @@ class Executor(Protocol):
         """Copy pages, compute every chunk and draw the plan's tokens, in the order of its slots.
 
         A sequence whose logits are not numbers gets `SampledToken.error`; the others go on.
+        Raises: EngineFailed when the step as a whole cannot be run; the engine then ends every
+        request with that error and goes on.
         """
         ...

@@ -52,9 +52,6 @@ class PrefixTree:
         self._heap: list[tuple[int, bytes]] = []  # may hold stale entries; checked when popped
         self._now = 0
 
-    def __len__(self) -> int:
-        return len(self._nodes)
-
     def find(self, key: bytes) -> tuple[int, int] | None:
         """(page, form) kept under this key."""
         node = self._nodes.get(key)

@@ -15,13 +15,13 @@ import numpy as np
 
 from tribody.core.config import WeightFormat
 from tribody.memory.kv_store import KVStore, latent_layout
+from tribody.models import vocabulary
 from tribody.models.config import Experts, Latent, ModelConfig
 from tribody.models.rope import RopeTable
-from tribody.models.step_input import Scratch, StepInput, mark_unusable
+from tribody.models.step_input import Scratch, StepInput
+from tribody.models.vocabulary import Vocabulary
 from tribody.models.weights import Shapes, WeightReader
 from tribody.ops.table import F32, I64, Matrix, Ops, Pages
-
-MLP = ("gate_proj", "up_proj", "down_proj")
 
 
 def _attention(config: ModelConfig) -> Latent:
@@ -36,7 +36,7 @@ def _is_sparse(config: ModelConfig, index: int) -> bool:
 def tensor_shapes(config: ModelConfig) -> Shapes:
     """Every tensor that this family reads, with its shape."""
     hidden = config.hidden_size
-    yield "model.embed_tokens.weight", (config.vocab_size, hidden)
+    yield from vocabulary.tensor_shapes(config)
     for index in range(config.num_hidden_layers):
         layer = f"model.layers.{index}"
         yield f"{layer}.input_layernorm.weight", (hidden,)
@@ -46,9 +46,6 @@ def tensor_shapes(config: ModelConfig) -> Shapes:
             yield from _expert_shapes(f"{layer}.mlp", config.experts, hidden)
         else:
             yield from _mlp_shapes(f"{layer}.mlp", config.intermediate_size, hidden)
-    yield "model.norm.weight", (hidden,)
-    if not config.tie_word_embeddings:
-        yield "lm_head.weight", (config.vocab_size, hidden)
 
 
 def _attention_shapes(prefix: str, latent: Latent, hidden: int) -> Shapes:
@@ -85,10 +82,10 @@ def _expert_shapes(prefix: str, experts: Experts, hidden: int) -> Shapes:
 
 def skipped_tensors(config: ModelConfig) -> tuple[str, ...]:
     """The multi-token-prediction layers (numbered after the last layer), which hold copies of the
-    embedding and the head besides their own weights, and a tied head that is stored again."""
+    embedding and the head besides their own weights, and what every family skips."""
     first = config.num_hidden_layers
     mtp = [rf"^model\.layers\.{first + i}\." for i in range(config.num_mtp_layers)]
-    return (*mtp, r"^lm_head\.weight$") if config.tie_word_embeddings else tuple(mtp)
+    return (*mtp, *vocabulary.skipped_tensors(config))
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,19 +202,14 @@ class DeepseekV3:
         )
         self._rope = RopeTable(config.rope)
         self._scratch = Scratch()
-        self.embed_tokens = weights.matrix("model.embed_tokens.weight")
+        self.vocabulary = Vocabulary(config, weights)
         self.layers = [_read_layer(config, weights, i) for i in range(config.num_hidden_layers)]
-        self.norm = weights.vector("model.norm.weight")
-        self.lm_head = (
-            self.embed_tokens if config.tie_word_embeddings else weights.matrix("lm_head.weight")
-        )
         self.num_bytes = weights.num_bytes
 
     def forward(self, step: StepInput, kv: KVStore) -> F32:
         ops, config, scratch = self._ops, self.config, self._scratch
-        x = scratch.rows("x", len(step.token_ids), config.hidden_size)
+        x = self.vocabulary.embed(step, scratch)
         attend = _LatentStep(self, step)
-        ops.embed(self.embed_tokens, step.token_ids, x)
         for layer, (pages,) in zip(self.layers, kv.layers, strict=True):
             attend.add(layer.attention, pages, x)
             if isinstance(layer.mlp, DenseMLP):
@@ -226,12 +218,7 @@ class DeepseekV3:
                 ops.norm_mlp(x, norm, config.rms_norm_eps, mlp.gate_up_proj, mlp.down_proj)
             else:
                 self._add_experts(layer.mlp, layer.post_attention_layernorm, x)
-        wanted = x[step.logit_rows]
-        logits = scratch.rows("logits", len(wanted), config.vocab_size)
-        if len(wanted):
-            ops.norm_linear(wanted, self.norm, config.rms_norm_eps, self.lm_head, None, logits)
-            mark_unusable(wanted, logits)
-        return logits
+        return self.vocabulary.logits(x, step, scratch)
 
     def _add_experts(self, mlp: SparseMLP, norm: F32, x: F32) -> None:
         """x += routed experts + shared expert, of the normalised x."""

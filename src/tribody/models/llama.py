@@ -9,9 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tribody.memory.kv_store import KVStore, grouped_query_layout
+from tribody.models import vocabulary
 from tribody.models.config import GroupedQuery, ModelConfig
 from tribody.models.rope import RopeTable
-from tribody.models.step_input import Scratch, StepInput, mark_unusable
+from tribody.models.step_input import Scratch, StepInput
+from tribody.models.vocabulary import Vocabulary
 from tribody.models.weights import Shapes, WeightReader
 from tribody.ops.table import F32, Matrix, Ops
 
@@ -28,7 +30,7 @@ def tensor_shapes(config: ModelConfig) -> Shapes:
     attention, hidden, inner = _attention(config), config.hidden_size, config.intermediate_size
     q_rows = attention.num_attention_heads * attention.head_dim
     kv_rows = attention.num_key_value_heads * attention.head_dim
-    yield "model.embed_tokens.weight", (config.vocab_size, hidden)
+    yield from vocabulary.tensor_shapes(config)
     for index in range(config.num_hidden_layers):
         layer = f"model.layers.{index}"
         yield f"{layer}.input_layernorm.weight", (hidden,)
@@ -46,14 +48,11 @@ def tensor_shapes(config: ModelConfig) -> Shapes:
         yield f"{layer}.mlp.gate_proj.weight", (inner, hidden)
         yield f"{layer}.mlp.up_proj.weight", (inner, hidden)
         yield f"{layer}.mlp.down_proj.weight", (hidden, inner)
-    yield "model.norm.weight", (hidden,)
-    if not config.tie_word_embeddings:
-        yield "lm_head.weight", (config.vocab_size, hidden)
 
 
 def skipped_tensors(config: ModelConfig) -> tuple[str, ...]:
-    """A tied head that is stored again is the embedding; it is not read."""
-    return (r"^lm_head\.weight$",) if config.tie_word_embeddings else ()
+    """Nothing beyond what every family skips."""
+    return vocabulary.skipped_tensors(config)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,19 +107,15 @@ class Llama:
         self.kv_layout = grouped_query_layout(config.num_hidden_layers, *self._heads[1:])
         self._rope = RopeTable(config.rope)
         self._scratch = Scratch()
-        self.embed_tokens = weights.matrix("model.embed_tokens.weight")
+        self.vocabulary = Vocabulary(config, weights)
         self.layers = [_read_layer(config, weights, i) for i in range(config.num_hidden_layers)]
-        self.norm = weights.vector("model.norm.weight")
-        self.lm_head = (
-            self.embed_tokens if config.tie_word_embeddings else weights.matrix("lm_head.weight")
-        )
         self.num_bytes = weights.num_bytes
 
     def forward(self, step: StepInput, kv: KVStore) -> F32:
         ops, config, scratch = self._ops, self.config, self._scratch
         num_rows = len(step.token_ids)
         num_heads, num_kv_heads, head_dim = self._heads
-        x = scratch.rows("x", num_rows, config.hidden_size)
+        x = self.vocabulary.embed(step, scratch)
         qkv = scratch.rows("qkv", num_rows, (num_heads + 2 * num_kv_heads) * head_dim)
         mixed = scratch.rows("mixed", num_rows, num_heads * head_dim)
         eps, scale, slots, batch = (
@@ -130,7 +125,6 @@ class Llama:
             step.batch,
         )
         cos_sin = self._rope.rows(step.positions)
-        ops.embed(self.embed_tokens, step.token_ids, x)
         for layer, (keys, values) in zip(self.layers, kv.layers, strict=True):
             pages = (keys, values)
             ops.norm_linear(x, layer.input_layernorm, eps, layer.qkv_proj, layer.qkv_bias, qkv)
@@ -140,9 +134,4 @@ class Llama:
             ops.norm_mlp(
                 x, layer.post_attention_layernorm, eps, layer.gate_up_proj, layer.down_proj
             )
-        wanted = x[step.logit_rows]
-        logits = scratch.rows("logits", len(wanted), config.vocab_size)
-        if len(wanted):
-            ops.norm_linear(wanted, self.norm, eps, self.lm_head, None, logits)
-            mark_unusable(wanted, logits)
-        return logits
+        return self.vocabulary.logits(x, step, scratch)

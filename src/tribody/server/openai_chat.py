@@ -231,10 +231,7 @@ async def answer(service: Service, work: ChatWork, started: float) -> ChatComple
         for i, total in enumerate(sums)
     ]
     return ChatCompletion(
-        id=head.id,
-        created=head.created,
-        model=head.model,
-        system_fingerprint=head.system_fingerprint,
+        **head,
         choices=choices,
         usage=generation.usage(),
     )
@@ -263,10 +260,7 @@ async def _stream(service: Service, work: ChatWork, started: float) -> AsyncGene
     def chunk(choices: list[ChunkChoice], usage: UsageBody | msgspec.UnsetType | None) -> bytes:
         return frame(
             ChatChunk(
-                id=head.id,
-                created=head.created,
-                model=head.model,
-                system_fingerprint=head.system_fingerprint,
+                **head,
                 choices=choices,
                 usage=usage,
             )

@@ -188,10 +188,7 @@ async def answer(service: Service, work: CompletionWork, started: float) -> Comp
         for i, total in enumerate(sums)
     ]
     return Completion(
-        id=head.id,
-        created=head.created,
-        model=head.model,
-        system_fingerprint=head.system_fingerprint,
+        **head,
         choices=choices,
         usage=generation.usage(),
     )
@@ -221,10 +218,7 @@ async def _stream(
     ) -> bytes:
         return frame(
             Completion(
-                id=head.id,
-                created=head.created,
-                model=head.model,
-                system_fingerprint=head.system_fingerprint,
+                **head,
                 choices=choices,
                 usage=usage,
             )

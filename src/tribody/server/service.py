@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import TypedDict, TypeVar
 
 import anyio
 import anyio.to_thread
@@ -40,9 +40,8 @@ Fields = TypeVar("Fields", bound=SamplingFields)
 SAFE_FIELD_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 
-@dataclass(frozen=True)
-class AnswerHead:
-    """What every object of one answer repeats."""
+class AnswerHead(TypedDict):
+    """What every object of one answer repeats, as keyword arguments of its wire type."""
 
     id: str
     created: int
