@@ -28,7 +28,9 @@ def running() -> Iterator[RunningServer]:
     server.stop()
 
 
-def options(running: RunningServer, message: str | None) -> ChatOptions:
+def options(
+    running: RunningServer, message: str | None, thinking: bool | None = None
+) -> ChatOptions:
     return ChatOptions(
         model=None,
         message=message,
@@ -36,6 +38,7 @@ def options(running: RunningServer, message: str | None) -> ChatOptions:
         temperature=0,
         max_tokens=None,
         seed=None,
+        thinking=thinking,
         url=f"{running.url}/v1/",
     )
 
@@ -80,6 +83,23 @@ def test_pieces_are_labelled_and_errors_raised(running: RunningServer) -> None:
     with pytest.raises(EngineFailed, match="could not be computed"):
         list(answers.stream(ASK, {}))
     running.engine.fail_after = None
+
+
+def test_without_thinking(running: RunningServer, capsys: pytest.CaptureFixture[str]) -> None:
+    run(options(running, "Hi", thinking=False), EngineOptions())
+    prompt = running.engine.submitted[-1].prompt_token_ids
+    text = running.engine.tokenizer.decode(prompt, skip_special_tokens=False)
+    assert text.endswith("<think>\n\n</think>\n\n")
+    assert "Hello" in capsys.readouterr().out
+
+
+def test_a_switch_that_the_model_lacks_is_an_error() -> None:
+    server = run_server([scripted_model()])
+    try:
+        with pytest.raises(BadRequest, match="no switch for thinking"):
+            run(options(server, "Hi", thinking=True), EngineOptions())
+    finally:
+        server.stop()
 
 
 def test_addresses() -> None:

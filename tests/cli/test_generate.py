@@ -10,19 +10,25 @@ from pathlib import Path
 
 import pytest
 
-from tests.server.scripted import ScriptedEngine, scripted_model
+from tests.server.scripted import CHATML, THINKING, ScriptedEngine, scripted_model
 from tribody.cli import generate
+from tribody.cli.answers import FieldValue
 from tribody.cli.engine_options import EngineOptions
 from tribody.core.config import EngineConfig
 from tribody.core.errors import BadConfig, BadInput, EngineFailed
 from tribody.server.serve import make_service
 from tribody.server.service import Service
+from tribody.server.types import ThinkingSwitch
 
 
 @pytest.fixture
 def engine(monkeypatch: pytest.MonkeyPatch) -> ScriptedEngine:
+    return engine_with(monkeypatch, CHATML)
+
+
+def engine_with(monkeypatch: pytest.MonkeyPatch, template: str) -> ScriptedEngine:
     """The engine that the command will run on, instead of a process of its own."""
-    model, scripted = scripted_model()
+    model, scripted = scripted_model(chat_template=template)
 
     @asynccontextmanager
     async def service(config: EngineConfig) -> AsyncIterator[Service]:
@@ -48,7 +54,7 @@ def source(tmp_path: Path) -> Path:
     return path
 
 
-def run(source: Path, target: Path, **defaults: float) -> int:
+def run(source: Path, target: Path, **defaults: FieldValue) -> int:
     return generate.run(source, target, None, defaults, EngineOptions())
 
 
@@ -96,6 +102,38 @@ def test_a_refused_line_gets_its_error(
     found = answers(target)
     assert found[1]["error"]["param"] == "n"  # type: ignore[index]
     assert "error" not in found[2]
+
+
+def test_thinking_is_for_chats_that_do_not_say(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    engine = engine_with(monkeypatch, THINKING)
+    ask = {"messages": [{"role": "user", "content": "Hi"}], "temperature": 0}
+    lines = [
+        ask,
+        {**ask, "thinking": {"type": "enabled"}},
+        {**ask, "chat_template_kwargs": {"thinking": True}},
+        {"prompt": "Say", "temperature": 0},
+    ]
+    source = tmp_path / "in.jsonl"
+    source.write_text("\n".join(json.dumps(line) for line in lines))
+    assert run(source, tmp_path / "out.jsonl", thinking=ThinkingSwitch("disabled")) == 0
+    ends = [
+        engine.tokenizer.decode(request.prompt_token_ids, skip_special_tokens=False)
+        for request in engine.submitted
+    ]
+    assert sum(end.endswith("</think>\n\n") for end in ends) == 1
+    assert sum(end.endswith("<think>\n") for end in ends) == 2
+
+
+def test_a_switch_that_the_model_lacks_is_an_error(
+    engine: ScriptedEngine, source: Path, tmp_path: Path
+) -> None:
+    target = tmp_path / "out.jsonl"
+    assert run(source, target, thinking=ThinkingSwitch("enabled")) == 1
+    found = answers(target)
+    assert found[3]["error"]["param"] == "thinking"  # type: ignore[index]
+    assert "error" not in found["raw"]
 
 
 def test_an_engine_failure_keeps_what_is_done(

@@ -12,6 +12,7 @@ from tribody.cli.logs import start_logging
 from tribody.cli.serve import ServeOptions, parse_aliases, resolve
 from tribody.cli.sizes import parse_bytes, parse_count, show_bytes
 from tribody.core.errors import BadConfig, EngineFailed
+from tribody.server.models_table import Alias
 
 EMPTY = read_environment({})
 
@@ -139,7 +140,7 @@ def serve_options(**fields: object) -> ServeOptions:
 
 def test_serve_resolves_flags_environment_defaults() -> None:
     config, names = resolve(serve_options(), EMPTY)
-    assert (config.host, config.port, names) == ("127.0.0.1", 8000, ["smollm2"])
+    assert (config.host, config.port, names) == ("127.0.0.1", 8000, ["mini-r1"])
     environment = read_environment({"TRIBODY_PORT": "1", "TRIBODY_MODEL": "m"})
     config, names = resolve(serve_options(), environment)
     assert (config.port, names) == (1, ["m"])
@@ -150,10 +151,40 @@ def test_serve_resolves_flags_environment_defaults() -> None:
 
 
 def test_aliases() -> None:
-    assert parse_aliases(["a=b", "c=hf:x/y"]) == {"a": "b", "c": "hf:x/y"}
-    for bad in (["a"], ["=b"], ["a="], ["a=b", "a=c"]):
+    texts = ["a=b", "c=hf:x/y", "d=b,thinking=on", "e=/m,x/y,thinking=off"]
+    assert parse_aliases(texts) == {
+        "a": Alias("b"),
+        "c": Alias("hf:x/y"),
+        "d": Alias("b", thinking=True),
+        "e": Alias("/m,x/y", thinking=False),
+    }
+    for bad in (
+        ["a"],
+        ["=b"],
+        ["a="],
+        ["a=b", "a=c"],
+        ["a=,thinking=on"],
+        ["a=b,thinking="],
+        ["a=b,thinking=yes"],
+    ):
         with pytest.raises(BadConfig, match="--alias"):
             parse_aliases(bad)
+
+
+def test_a_bundled_model_alone_answers_to_deepseeks_names() -> None:
+    expected = {"deepseek-reasoner": Alias("mini-r1"), "deepseek-chat": Alias("mini-r1")}
+    for models in ([], ["mini-r1"]):
+        config, _ = resolve(serve_options(models=models), EMPTY)
+        assert config.aliases == expected
+    given = ["deepseek-chat=mini-r1,thinking=on", "x=mini-r1"]
+    config, _ = resolve(serve_options(aliases=given), EMPTY)
+    assert config.aliases == expected | {
+        "deepseek-chat": Alias("mini-r1", thinking=True),
+        "x": Alias("mini-r1"),
+    }
+    for models in (["smollm2"], ["mini-r1", "smollm2"]):
+        config, _ = resolve(serve_options(models=models), EMPTY)
+        assert config.aliases == {}
 
 
 def test_bad_log_level() -> None:

@@ -25,6 +25,7 @@ def test_chat(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatc
         temperature=0,
         max_tokens=16,
         seed=None,
+        thinking=None,
         url=None,
     )
     chat.run(options, ENGINE)

@@ -1,5 +1,6 @@
 """`tribody.LLM` on a tiny model folder: generate, chat, score and logits agree with each other."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from tests.engine.model_folder import EOS, VOCAB_SIZE, write_model_folder
 from tribody import LLM
 from tribody.core.errors import BadConfig, BadRequest
+from tribody.text import deepseek_templates
 
 KV_BYTES = 1 << 22
 
@@ -82,6 +84,27 @@ def test_a_stop_token_is_counted_but_no_part_of_the_text(llm: LLM) -> None:
 def test_chat_renders_the_models_template(llm: LLM) -> None:
     answer = llm.chat([{"role": "user", "content": "hello"}], max_tokens=2, temperature=0.0)
     assert answer.prompt_token_ids == llm.tokenizer.encode("hello", add_special_tokens=False)
+
+
+def test_chat_with_thinking_and_without(tmp_path: Path) -> None:
+    """A checkpoint that carries R1's format, and one whose template has no switch."""
+    folder = write_model_folder(tmp_path / "tiny", "v3-q-lora")
+    plain = LLM(folder, dtype="float32", kv_budget_bytes=KV_BYTES, num_threads=1)
+    ask = [{"role": "user", "content": "17 + 25"}]
+    for wish in (True, False):
+        with pytest.raises(BadRequest, match="no switch for thinking"):
+            plain.chat(ask, thinking=wish, max_tokens=1)
+    config = {"bos_token": "<s>", "eos_token": "</s>", "chat_template": deepseek_templates.R1}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    llm = LLM(folder, dtype="float32", kv_budget_bytes=KV_BYTES, num_threads=1)
+    opened = "<s><｜User｜>17 + 25<｜Assistant｜><think>\n"
+    for thinking, prompt in (
+        (None, opened),
+        (True, opened),
+        (False, opened + "\n</think>\n\n"),
+    ):
+        answer = llm.chat(ask, thinking=thinking, max_tokens=1)
+        assert llm.tokenizer.decode(answer.prompt_token_ids, skip_special_tokens=False) == prompt
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ from tribody.core.errors import EngineFailed
 from tribody.core.request import Event, Request, TokenLogprob, Usage
 from tribody.core.tokenizer_source import TokenizerSource
 from tribody.server.auth import KeyFile
-from tribody.server.models_table import ServedModel, longest_token_bytes
+from tribody.server.models_table import Alias, ServedModel, longest_token_bytes
 from tribody.server.serve import DrainingServer, bind, make_service, server_for
 from tribody.text.chat_template import chat_template_for
 from tribody.text.detokenizer import TextStream
@@ -260,7 +260,8 @@ def run_server(
     keys: KeyFile | None = None,
     shutdown_seconds: float = 5.0,
 ) -> RunningServer:
-    service = make_service([model for model, _ in served], aliases or {}, keys)
+    names = {name: Alias(target) for name, target in (aliases or {}).items()}
+    service = make_service([model for model, _ in served], names, keys)
     listener = bind("127.0.0.1", 0, has_keys=keys is not None)
     engines = [engine for _, engine in served]
 

@@ -14,7 +14,7 @@ import pytest
 from tests.server.scripted import Held, RunningServer, client_of, run_server, scripted_model
 from tribody.core.config import EngineConfig
 from tribody.core.errors import BadConfig
-from tribody.server.models_table import ModelsTable
+from tribody.server.models_table import Alias, ModelsTable
 from tribody.server.serve import (
     NamedModel,
     ServeConfig,
@@ -36,7 +36,10 @@ def test_models_and_aliases(http: httpx2.Client) -> None:
     assert card["id"] == "scripted"
     assert card["object"] == "model"
     assert card["aliases"] == ["deepseek-chat"]
-    assert http.get("/v1/models/deepseek-chat").json() == card
+    assert card["root"] == "scripted"
+    mode = http.get("/v1/models/deepseek-chat").json()
+    assert mode == {**card, "id": "deepseek-chat"}
+    assert listed["data"] == [card, mode]  # a name with a mode of its own is listed
     assert http.get("/models/scripted").json() == card
 
 
@@ -63,7 +66,7 @@ def test_two_models_answer_under_their_names() -> None:
     running = run_server([one, two], aliases={"deepseek-reasoner": "two"})
     with client_of(running) as http:
         ids = [card["id"] for card in http.get("/v1/models").json()["data"]]
-        assert ids == ["one", "two"]
+        assert ids == ["one", "two", "deepseek-reasoner"]
         answer = http.post(CHAT, json={**BODY, "model": "deepseek-reasoner"}).json()
         assert answer["model"] == "two"
         assert answer["choices"][0]["message"]["content"] == "I am two."
@@ -78,11 +81,11 @@ def test_names_that_clash_are_refused() -> None:
     with pytest.raises(BadConfig, match="two models want the name 'one'"):
         ModelsTable([model, same], {})
     with pytest.raises(BadConfig, match="no such model"):
-        ModelsTable([model], {"a": "nope"})
+        ModelsTable([model], {"a": Alias("nope")})
     with pytest.raises(BadConfig, match="two models want the name 'two'"):
-        ModelsTable([model, other], {"two": "one"})
+        ModelsTable([model, other], {"two": Alias("one")})
     with pytest.raises(BadConfig, match="must be 1 to 96"):
-        ModelsTable([model], {"bad name": "one"})
+        ModelsTable([model], {"bad name": Alias("one")})
 
 
 def test_names_as_typed_become_aliases(tmp_path: Path) -> None:
@@ -92,8 +95,39 @@ def test_names_as_typed_become_aliases(tmp_path: Path) -> None:
         NamedModel("smollm2", EngineConfig(model_path="/cache/x.gguf")),
         NamedModel(str(file), EngineConfig(model_path=str(file.resolve()))),
     ]
-    aliases = all_aliases(models, ["SmolLM2", "m"], {"chat": "smollm2", "raw": str(file)})
-    assert aliases == {"smollm2": "SmolLM2", "chat": "SmolLM2", "raw": "m"}
+    given = {"chat": Alias("smollm2", thinking=False), "raw": Alias(str(file))}
+    assert all_aliases(models, ["SmolLM2", "m"], given) == {
+        "smollm2": Alias("SmolLM2"),
+        "chat": Alias("SmolLM2", thinking=False),
+        "raw": Alias("m"),
+    }
+
+
+def test_names_and_their_modes() -> None:
+    """DeepSeek's two names carry a mode unless the operator says another; others carry none."""
+    model, _ = scripted_model("one")
+    table = ModelsTable(
+        [model],
+        {
+            "deepseek-reasoner": Alias("one"),
+            "deepseek-chat": Alias("one", thinking=True),
+            "mine": Alias("one"),
+            "quick": Alias("one", thinking=False),
+        },
+    )
+    modes = {name: table.find(name).thinking for name in ("one", *table.aliases_of(model))}
+    assert modes == {
+        "one": None,
+        "deepseek-chat": True,
+        "deepseek-reasoner": True,
+        "mine": None,
+        "quick": False,
+    }
+    listed = [served.name for served in table.listed()]
+    assert listed == ["one", "deepseek-reasoner", "deepseek-chat", "quick"]
+    own = ModelsTable([model], {"one": Alias("one", thinking=False)})
+    assert own.find("one").thinking is False
+    assert [served.name for served in own.listed()] == ["one"]
 
 
 def test_a_taken_port_names_the_next_free_one() -> None:
@@ -131,7 +165,7 @@ def test_listen_reads_the_keys_first(tmp_path: Path) -> None:
 
 def test_ready_text_has_a_curl_to_paste() -> None:
     model, _ = scripted_model()
-    text = ready_text("::1", 8123, make_service([model], {"chat": "scripted"}, None))
+    text = ready_text("::1", 8123, make_service([model], {"chat": Alias("scripted")}, None))
     assert "http://[::1]:8123/v1" in text
     assert "scripted, chat" in text
     assert "float32" in text

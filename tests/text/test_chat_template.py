@@ -216,24 +216,36 @@ def test_only_plain_data(messages: list[dict[str, object]]) -> None:
         engine("{{ messages }}").render(messages, add_generation_prompt=True)
 
 
-def test_variables_are_on_an_allow_list() -> None:
+def test_thinking_sets_both_words() -> None:
     template = engine("{{ enable_thinking }}/{{ thinking }}/{{ bos_token }}")
-    assert template.render([], add_generation_prompt=True) == "//"
-    for variables, text in (
-        ({"thinking": True}, "True/True/"),
-        ({"enable_thinking": False}, "False/False/"),
-        ({"enable_thinking": False, "thinking": True}, "False/True/"),
-    ):
-        assert template.render([], add_generation_prompt=True, variables=variables) == text
-    refused: list[dict[str, object]] = [
-        {"tokenize": True},
-        {"bos_token": "x"},
-        {"messages": []},
-        {"thinking": "yes"},
-    ]
-    for bad in refused:
-        with pytest.raises(BadRequest, match="chat_template_kwargs"):
-            template.render([], add_generation_prompt=True, variables=bad)
+    for thinking, text in ((None, "//"), (True, "True/True/"), (False, "False/False/")):
+        assert template.render([], add_generation_prompt=True, thinking=thinking) == text
+
+
+@pytest.mark.parametrize(
+    ("source", "on", "off"),
+    [
+        ("<A><think>\n", "<A><think>\n", "<A><think>\n\n</think>\n\n"),
+        ("<A><think>", "<A><think>", "<A><think>\n\n</think>\n\n"),
+        (
+            "<A>{{ '<think>' if thinking else '</think>' }}",
+            "<A><think>",
+            "<A></think>",
+        ),
+        (
+            "<A>{% if enable_thinking is defined and not enable_thinking %}"
+            "<think>\n\n</think>\n\n{% endif %}",
+            "<A>",
+            "<A><think>\n\n</think>\n\n",
+        ),
+        ("<A>", "<A>", "<A>"),
+    ],
+    ids=["R1", "open", "V3.1", "Qwen3", "no switch"],
+)
+def test_prompts_with_thinking_and_without(source: str, on: str, off: str) -> None:
+    template = engine(source.replace("\n", "{{ '\\n' }}"))
+    assert template.prompt(MESSAGES, thinking=True) == on
+    assert template.prompt(MESSAGES, thinking=False) == off
 
 
 def test_missing_variables_are_empty() -> None:

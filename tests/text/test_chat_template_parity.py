@@ -17,10 +17,17 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from tests.text.conversations import CONVERSATIONS, TOOLS
 from tribody.core.errors import BadRequest
-from tribody.text.chat_template import ChatTemplate
+from tribody.text import deepseek_templates
+from tribody.text.chat_template import THINKING_VARIABLES, ChatTemplate
 from tribody.text.template_engine import TemplateEngine
 
-TEMPLATES = sorted((Path(__file__).parent / "data" / "templates").glob("*.jinja"))
+FILES = sorted((Path(__file__).parent / "data" / "templates").glob("*.jinja"))
+TEMPLATES = {path.stem: path.read_text(encoding="utf-8") for path in FILES} | {
+    "our V2": deepseek_templates.V2,
+    "our V3": deepseek_templates.V3,
+    "our R1": deepseek_templates.R1,
+    "our V3.1": deepseek_templates.V3_1,
+}
 CONSTANTS = {"bos_token": "<s>", "eos_token": "<｜end▁of▁sentence｜>"}
 NOW = datetime(2024, 7, 26, 12, 0)
 
@@ -68,18 +75,16 @@ def _oracle(source: str) -> Any:
     return environment.from_string(source)
 
 
-@pytest.mark.parametrize("path", TEMPLATES, ids=lambda path: path.stem)
-def test_renders_as_jinja2_does(path: Path) -> None:
+@pytest.mark.parametrize("source", TEMPLATES.values(), ids=TEMPLATES)
+def test_renders_as_jinja2_does(source: str) -> None:
     """Every conversation, with and without tools, prompt and thinking: the same text or refusal."""
-    source = path.read_text(encoding="utf-8")
     oracle = _oracle(source)
     ours = ChatTemplate(TemplateEngine(source), CONSTANTS, now=lambda: NOW)
     rendered = 0
     for name, messages in CONVERSATIONS.items():
         for tools in (None, TOOLS):
             for thinking in (None, True, False):
-                variables = {} if thinking is None else {"thinking": thinking}
-                both = dict.fromkeys(("thinking", "enable_thinking"), thinking) if variables else {}
+                both = {} if thinking is None else dict.fromkeys(THINKING_VARIABLES, thinking)
                 for prompt in (True, False):
                     try:
                         expected = oracle.render(
@@ -93,7 +98,7 @@ def test_renders_as_jinja2_does(path: Path) -> None:
                         expected = None
                     try:
                         actual = ours.render(
-                            messages, tools=tools, add_generation_prompt=prompt, variables=variables
+                            messages, tools=tools, add_generation_prompt=prompt, thinking=thinking
                         )
                     except BadRequest:
                         actual = None

@@ -37,44 +37,42 @@ def built_in(name: str) -> ChatTemplate:
 
 
 @pytest.mark.parametrize(
-    ("name", "variables", "expected"),
+    ("name", "thinking", "expected"),
     [
         (
             "deepseek_v2",
-            {},
+            None,
             f"{BOS}You are terse.\n\nUser: 1+1?\n\nAssistant: <think>\nadd\n</think>\n\n2{EOS}"
             "User: sure?\n\nAssistant:",
         ),
         (
             "deepseek_v3",
-            {},
+            None,
             f"{BOS}You are terse.<｜User｜>1+1?<｜Assistant｜><think>\nadd\n</think>\n\n2{EOS}"
             "<｜User｜>sure?<｜Assistant｜>",
         ),
         (
             "deepseek_r1",
-            {},
+            None,
             f"{BOS}You are terse.<｜User｜>1+1?<｜Assistant｜>\n\n2{EOS}"
             "<｜User｜>sure?<｜Assistant｜><think>\n",
         ),
         (
             "deepseek_v3_1",
-            {},
+            None,
             f"{BOS}You are terse.<｜User｜>1+1?<｜Assistant｜></think>\n\n2{EOS}"
             "<｜User｜>sure?<｜Assistant｜></think>",
         ),
         (
             "deepseek_v3_1",
-            {"enable_thinking": True},
+            True,
             f"{BOS}You are terse.<｜User｜>1+1?<｜Assistant｜></think>\n\n2{EOS}"
             "<｜User｜>sure?<｜Assistant｜><think>",
         ),
     ],
 )
-def test_prompts(name: str, variables: dict[str, object], expected: str) -> None:
-    template = built_in(name)
-    prompt = template.render(THOUGHT, add_generation_prompt=True, variables=variables)
-    assert prompt == expected
+def test_prompts(name: str, thinking: bool | None, expected: str) -> None:
+    assert built_in(name).prompt(THOUGHT, thinking=thinking) == expected
 
 
 @pytest.mark.parametrize("name", BUILT_IN)
@@ -87,16 +85,15 @@ def test_same_as_the_published_form(name: str, conversation: str) -> None:
     messages = CONVERSATIONS[conversation]
     for thinking in (True, False):
         for prompt in (True, False):
-            variables = {"thinking": thinking}
             try:
                 actual = built_in(name).render(
-                    messages, add_generation_prompt=prompt, variables=variables
+                    messages, add_generation_prompt=prompt, thinking=thinking
                 )
             except BadRequest:
                 assert conversation in ("unknown role", "no content", "null content", "parts")
                 continue
             assert actual == published.render(
-                messages, add_generation_prompt=prompt, variables=variables
+                messages, add_generation_prompt=prompt, thinking=thinking
             )
 
 
@@ -124,3 +121,28 @@ def test_choice() -> None:
             prompt = template.render([SYSTEM], add_generation_prompt=True)
             assert prompt.endswith("terse." + ("\n\n" if expected[0] == "A" else "") + expected)
     assert chat_template_for(TokenizerSource(), "llama") is None
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_a_checkpoint_that_carries_our_text_needs_no_process(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process guards against unknown text; this text is known."""
+
+    def no_process(source: str) -> None:
+        raise AssertionError("a process was started")
+
+    monkeypatch.setattr("tribody.text.chat_template.TemplateProcess", no_process)
+    source = TokenizerSource(tokenizer_config={"chat_template": BUILT_IN[name], **CONSTANTS})
+    template = chat_template_for(source, "deepseek_v3")
+    assert template is not None
+    assert template.prompt(THOUGHT) == built_in(name).prompt(THOUGHT)
+    with pytest.raises(AssertionError, match="a process was started"):
+        chat_template_for(TokenizerSource(chat_template=BUILT_IN[name] + " "), "deepseek_v3")
+
+
+def test_r1_without_thinking() -> None:
+    prompt = built_in("deepseek_r1").prompt(
+        [{"role": "user", "content": "17 + 25"}], thinking=False
+    )
+    assert prompt == f"{BOS}<｜User｜>17 + 25<｜Assistant｜><think>\n\n</think>\n\n"

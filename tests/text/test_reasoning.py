@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from tribody.text.reasoning import Part, ReasoningSplitter, prompt_opens_thinking
+from tribody.text.reasoning import Part, ReasoningSplitter, close_thinking, prompt_opens_thinking
 
 SEED = 20240612
 
@@ -87,3 +87,12 @@ def test_holds_back_only_a_possible_tag() -> None:
 )
 def test_prompt_opens_thinking(prompt: str, opens: bool) -> None:
     assert prompt_opens_thinking(prompt) is opens
+
+
+def test_close_thinking() -> None:
+    closed = "<｜Assistant｜><think>\n\n</think>\n\n"
+    assert close_thinking("<｜Assistant｜><think>\n") == closed
+    assert close_thinking("<｜Assistant｜><think>") == closed
+    assert close_thinking(closed) == closed
+    assert close_thinking("what is <think>?\n") == "what is <think>?\n"
+    assert not prompt_opens_thinking(closed)

@@ -16,7 +16,7 @@ from typing import Protocol
 from rich.console import Console
 from rich.status import Status
 
-from tribody.cli.answers import Message, Sampling, Text
+from tribody.cli.answers import Fields, Message, Text, given_fields
 from tribody.cli.engine_options import (
     DEFAULT_MODEL,
     EngineOptions,
@@ -41,6 +41,7 @@ class ChatOptions:
     temperature: float | None
     max_tokens: int | None
     seed: int | None
+    thinking: bool | None
     url: str | None
 
 
@@ -49,7 +50,7 @@ class Answers(Protocol):
 
     model: str
 
-    def stream(self, messages: list[Message], sampling: Sampling) -> Iterator[Text]:
+    def stream(self, messages: list[Message], fields: Fields) -> Iterator[Text]:
         """The answer's text as it comes.  Closing the iterator stops it."""
         ...
 
@@ -59,13 +60,14 @@ def run(options: ChatOptions, engine: EngineOptions) -> None:
     environment = read_environment(os.environ)
     start_logging(environment.log_level or "warning")
     console = Console(no_color=environment.no_color or None, highlight=False)
-    sampling = {
-        name: value
-        for name in ("temperature", "max_tokens", "seed")
-        if (value := getattr(options, name)) is not None
-    }
+    fields = given_fields(
+        temperature=options.temperature,
+        max_tokens=options.max_tokens,
+        seed=options.seed,
+        thinking=options.thinking,
+    )
     with _open(options, engine, environment) as answers:
-        conversation = Conversation(console, answers, sampling, options.system)
+        conversation = Conversation(console, answers, fields, options.system)
         if options.message is not None:
             conversation.ask(options.message)
         elif not sys.stdin.isatty():
@@ -92,11 +94,11 @@ class Conversation:
     """The messages so far, and the terminal."""
 
     def __init__(
-        self, console: Console, answers: Answers, sampling: Sampling, system: str | None
+        self, console: Console, answers: Answers, fields: Fields, system: str | None
     ) -> None:
         self._console = console
         self._answers = answers
-        self._sampling = sampling
+        self._fields = fields
         self._first: list[Message] = [{"role": "system", "content": system}] if system else []
         self._messages = list(self._first)
 
@@ -131,7 +133,7 @@ class Conversation:
         """
         self._messages.append({"role": "user", "content": text})
         content: list[str] = []
-        stream = self._answers.stream(self._messages, self._sampling)
+        stream = self._answers.stream(self._messages, self._fields)
         try:
             for piece in stream:
                 style = "dim" if piece.section == "reasoning" else None

@@ -12,7 +12,7 @@ from tribody.cli.sizes import parse_bytes, parse_count
 from tribody.core.config import EngineConfig, KVFormat, WeightFormat
 from tribody.core.errors import BadConfig, EngineFailed
 
-DEFAULT_MODEL = "smollm2"
+DEFAULT_MODEL = "mini-r1"
 MIN_KV_BYTES = 2**20
 
 

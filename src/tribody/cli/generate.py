@@ -20,6 +20,7 @@ import msgspec
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from tribody.cli.answers import FieldValue, refuse_ignored
 from tribody.cli.engine_options import (
     DEFAULT_MODEL,
     EngineOptions,
@@ -71,7 +72,7 @@ def run(
     source: Path,
     target: Path,
     model: str | None,
-    defaults: Mapping[str, float | int],
+    defaults: Mapping[str, FieldValue],
     options: EngineOptions,
 ) -> int:
     """Answer what is unanswered.  Returns 0, or 1 when some lines were refused.
@@ -194,7 +195,7 @@ class Batch:
     """Runs jobs through one local service and appends their answers."""
 
     def __init__(
-        self, output: BinaryIO, defaults: Mapping[str, float | int], advance: Callable[[], None]
+        self, output: BinaryIO, defaults: Mapping[str, FieldValue], advance: Callable[[], None]
     ) -> None:
         self._output = output
         self._defaults = {name: msgspec.json.encode(value) for name, value in defaults.items()}
@@ -225,12 +226,16 @@ class Batch:
     async def _answer(self, service: Service, job: Job) -> Answer:
         """Run one line; a line that is refused gets its error as its answer."""
         model = msgspec.json.encode(service.models.models[0].model_id)
-        fields = {**self._defaults, **job.line, "model": model, "stream": b"false"}
+        defaults = dict(self._defaults)
+        if "prompt" in job.line or "chat_template_kwargs" in job.line:
+            defaults.pop("thinking", None)  # a text is only continued; that field says the same
+        fields = {**defaults, **job.line, "model": model, "stream": b"false"}
         body = msgspec.json.encode({name: msgspec.Raw(raw) for name, raw in fields.items()})
         started = service.clock.now()
         try:
             if "messages" in job.line:
                 chat = await service.off_loop(openai_chat.prepare, service, body, LOCAL)
+                refuse_ignored(chat.ignored)
                 whole = await openai_chat.answer(service, chat, started)
                 return Answer(id=job.id, text=whole.choices[0].message.content, response=whole)
             raw = await service.off_loop(openai_completions.prepare, service, body, LOCAL)

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from tribody.cli.answers import refuse_ignored
 from tribody.core.errors import BadConfig, BadRequest, EngineFailed
 from tribody.server.errors import ErrorBody
 
@@ -37,11 +38,13 @@ def get(url: str, key: str | None, seconds: float = 5.0) -> bytes:
 def post_events(url: str, key: str | None, body: bytes) -> Iterator[bytes]:
     """The payloads of a streamed answer, without the last `[DONE]`.
 
-    Raises: NoServer, BadRequest; EngineFailed when the stream breaks off.
+    Raises: NoServer, BadRequest (also for a thinking switch that the server ignores);
+    EngineFailed when the stream breaks off.
     """
     headers = {"content-type": "application/json", **_headers(key)}
     request = urllib.request.Request(url, data=body, headers=headers)
     with _open(request, SILENCE_SECONDS) as answer:
+        refuse_ignored(answer.headers.get("x-tribody-ignored", "").split(", "))
         try:
             for line in answer:
                 payload = line.strip().removeprefix(b"data: ")

@@ -12,7 +12,7 @@ from types import TracebackType
 
 import msgspec
 
-from tribody.cli.answers import Message, Sampling, Text
+from tribody.cli.answers import Fields, Message, Text, refuse_ignored
 from tribody.cli.local_service import local_service
 from tribody.core.config import EngineConfig
 from tribody.core.principal import LOCAL
@@ -50,10 +50,10 @@ class LocalAnswers:
         self._thread.join()
         self._loop.close()
 
-    def stream(self, messages: list[Message], sampling: Sampling) -> Iterator[Text]:
+    def stream(self, messages: list[Message], fields: Fields) -> Iterator[Text]:
         """Raises: BadRequest, EngineFailed."""
         pieces: queue.SimpleQueue[Text | None] = queue.SimpleQueue()
-        body = msgspec.json.encode({"model": self.model, "messages": messages, **sampling})
+        body = msgspec.json.encode({"model": self.model, "messages": messages, **fields})
         running = asyncio.run_coroutine_threadsafe(self._run(body, pieces), self._loop)
         running.add_done_callback(lambda _: pieces.put(None))
         try:
@@ -68,6 +68,7 @@ class LocalAnswers:
         service = self._service
         started = service.clock.now()
         work = await service.off_loop(openai_chat.prepare, service, body, LOCAL)
+        refuse_ignored(work.ignored)
         async with openai_chat.generation_for(service, work, started) as generation:
             async for piece in generation.pieces():
                 if piece is not None and piece.text:

@@ -22,11 +22,11 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     help="Serve DeepSeek-class models on the hardware you already own.",
-    epilog="Models are names (smollm2), hf:ORG/NAME, modelscope:ORG/NAME, pypi:PACKAGE, "
+    epilog="Models are names (mini-r1, smollm2), hf:ORG/NAME, modelscope:ORG/NAME, pypi:PACKAGE, "
     "a folder or a .gguf file. docs/environment.md lists the environment variables.",
 )
 
-MODEL_HELP = "Model name, folder or .gguf file (default: smollm2)."
+MODEL_HELP = "Model name, folder or .gguf file (default: mini-r1)."
 Dtype = Annotated[
     str, typer.Option(help="Weights at run time: auto, float32, bfloat16, float16 or w8g32.")
 ]
@@ -38,6 +38,10 @@ Threads = Annotated[
 ]
 MaxContext = Annotated[
     str | None, typer.Option(help="Longest prompt + answer, such as 8K (default: the model's).")
+]
+Thinking = Annotated[
+    bool | None,
+    typer.Option("--thinking/--no-thinking", help="Think first or not (default: the model's way)."),
 ]
 LogLevel = Annotated[str | None, typer.Option(help="debug, info, warning or error.")]
 Url = Annotated[
@@ -58,7 +62,8 @@ def serve(
         Path | None, typer.Option(help="One API key per line; # begins a comment line.")
     ] = None,
     alias: Annotated[
-        list[str] | None, typer.Option(help="NAME=MODEL: one more name for a served model.")
+        list[str] | None,
+        typer.Option(help="NAME=MODEL[,thinking=on|off]: one more name for a served model."),
     ] = None,
     dtype: Dtype = "auto",
     kv_memory: KVMemory = None,
@@ -107,6 +112,7 @@ def chat(
     temperature: Annotated[float | None, typer.Option(help="0 = always the likeliest.")] = None,
     max_tokens: Annotated[int | None, typer.Option(help="Longest answer.")] = None,
     seed: Annotated[int | None, typer.Option(help="Same seed, same answer.")] = None,
+    thinking: Thinking = None,
     url: Url = None,
     dtype: Dtype = "auto",
     threads: Threads = None,
@@ -123,6 +129,7 @@ def chat(
         temperature=temperature,
         max_tokens=max_tokens,
         seed=seed,
+        thinking=thinking,
         url=url,
     )
     command.run(options, EngineOptions(dtype=dtype, threads=threads, max_context=max_context))
@@ -136,6 +143,7 @@ def generate(
     temperature: Annotated[float | None, typer.Option(help="For lines that give none.")] = None,
     max_tokens: Annotated[int | None, typer.Option(help="For lines that give none.")] = None,
     seed: Annotated[int | None, typer.Option(help="For lines that give none.")] = None,
+    thinking: Thinking = None,
     dtype: Dtype = "auto",
     kv_memory: KVMemory = None,
     threads: Threads = None,
@@ -150,6 +158,7 @@ def generate(
     field of the completions or chat API.
     """
     from tribody.cli import generate as command
+    from tribody.cli.answers import given_fields
     from tribody.cli.engine_options import EngineOptions
 
     engine = EngineOptions(
@@ -159,8 +168,9 @@ def generate(
         max_context=max_context,
         max_running=max_running,
     )
-    given = {"temperature": temperature, "max_tokens": max_tokens, "seed": seed}
-    defaults = {name: value for name, value in given.items() if value is not None}
+    defaults = given_fields(
+        temperature=temperature, max_tokens=max_tokens, seed=seed, thinking=thinking
+    )
     raise typer.Exit(command.run(source, target, model, defaults, engine))
 
 

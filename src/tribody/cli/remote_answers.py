@@ -7,7 +7,7 @@ from types import TracebackType
 
 import msgspec
 
-from tribody.cli.answers import Message, Sampling, Text
+from tribody.cli.answers import Fields, Message, Text
 from tribody.cli.http_client import base_url, get, post_events
 from tribody.core.errors import EngineFailed
 from tribody.server.errors import ErrorDetail
@@ -62,11 +62,11 @@ class RemoteAnswers:
     ) -> None:
         return None
 
-    def stream(self, messages: list[Message], sampling: Sampling) -> Iterator[Text]:
+    def stream(self, messages: list[Message], fields: Fields) -> Iterator[Text]:
         """Raises: BadRequest, EngineFailed, NoServer."""
-        fields = {"model": self.model, "stream": True, "messages": messages, **sampling}
+        body = {"model": self.model, "stream": True, "messages": messages, **fields}
         url = f"{self._url}/v1/chat/completions"
-        for payload in post_events(url, self._key, msgspec.json.encode(fields)):
+        for payload in post_events(url, self._key, msgspec.json.encode(body)):
             try:
                 chunk = msgspec.json.decode(payload, type=_Chunk)
             except msgspec.MsgspecError as problem:

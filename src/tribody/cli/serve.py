@@ -22,10 +22,13 @@ from tribody.cli.logs import start_logging
 from tribody.cli.models import fetch
 from tribody.core.config import KV_SHARE_OF_FREE_MEMORY
 from tribody.core.errors import BadConfig
+from tribody.loading.bundled import BUNDLED
+from tribody.server.models_table import THINKING_BY_NAME, Alias
 from tribody.server.serve import NamedModel, ServeConfig, listen, serve
 
 DEFAULT_PORT = 8000  # vLLM's, so that copied commands work
 DEFAULT_HOST = "127.0.0.1"
+MODES = {"on": True, "off": False}
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,9 @@ def run(options: ServeOptions, engine: EngineOptions) -> None:
 def resolve(options: ServeOptions, environment: Environment) -> tuple[ServeConfig, list[str]]:
     """Flags, then environment, then defaults; the models to serve, each once."""
     names = options.models or [environment.model or DEFAULT_MODEL]
+    aliases = parse_aliases(options.aliases)
+    if len(names) == 1 and names[0] in BUNDLED:  # no other model is configured
+        aliases = {name: Alias(names[0]) for name in THINKING_BY_NAME} | aliases
     for name in names:
         if names.count(name) > 1:
             raise BadConfig(f"the model {name!r} is named twice; once serves it")
@@ -74,21 +80,25 @@ def resolve(options: ServeOptions, environment: Environment) -> tuple[ServeConfi
         port=DEFAULT_PORT if port is None else port,
         api_key_file=options.api_key_file or environment.api_key_file,
         shutdown_seconds=options.shutdown_seconds,
-        aliases=parse_aliases(options.aliases),
+        aliases=aliases,
     )
     return config, names
 
 
-def parse_aliases(texts: list[str]) -> dict[str, str]:
-    """`NAME=MODEL` pairs.  Raises: BadConfig on anything else, or a name given twice."""
-    aliases: dict[str, str] = {}
+def parse_aliases(texts: list[str]) -> dict[str, Alias]:
+    """`NAME=MODEL` pairs, each with an optional `,thinking=on` or `,thinking=off`.
+
+    Raises: BadConfig on anything else, or a name given twice.
+    """
+    aliases: dict[str, Alias] = {}
     for text in texts:
-        name, equals, model = text.partition("=")
-        if not (name and equals and model):
-            raise BadConfig(f"--alias {text!r} must be NAME=MODEL")
+        name, equals, rest = text.partition("=")
+        model, comma, mode = rest.partition(",thinking=")
+        if not (name and equals and model) or (comma and mode not in MODES):
+            raise BadConfig(f"--alias {text!r} must be NAME=MODEL or NAME=MODEL,thinking=on|off")
         if name in aliases:
             raise BadConfig(f"--alias {name!r} is given twice")
-        aliases[name] = model
+        aliases[name] = Alias(model, MODES[mode] if comma else None)
     return aliases
 
 

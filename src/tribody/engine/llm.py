@@ -1,8 +1,8 @@
 """`tribody.LLM`: a model in this process, for notebooks, evaluation and scripts.
 
-    llm = LLM("smollm2")
+    llm = LLM("mini-r1")
+    llm.chat([{"role": "user", "content": "17 + 25"}], temperature=0).text
     llm.generate("The capital of France is", max_tokens=8, temperature=0).text
-    llm.chat([{"role": "user", "content": "Hello"}]).text
     llm.score("2 + 2 =", " 4").logprob
     llm.logits([1, 2, 3])                      # float32 (3, vocab_size)
 
@@ -151,18 +151,27 @@ class LLM:
         self,
         messages: Sequence[Mapping[str, object]],
         *,
+        thinking: bool | None = None,
         n: int = 1,
         **sampling: Unpack[SamplingOptions],
     ) -> Generation:
         """Answer a conversation, rendered by the model's own chat template.
 
-        Raises: BadRequest if the model has no template, or refuses these messages.
+        `thinking` says whether the model thinks first, None leaves it to the template.  The text
+        holds the thinking, `</think>` and the answer, as the model wrote them.
+        Raises: BadRequest if the model has no template, no switch for thinking, or refuses these
+        messages.
         """
         source, model_type = self._built.tokenizer_source, self.info.model_type
         self._template = self._template or chat_template_for(source, model_type)
         if self._template is None:
             raise BadRequest("this model has no chat template; use generate", param="messages")
-        text = self._template.render(messages, add_generation_prompt=True)
+        text = self._template.prompt(messages, thinking=thinking)
+        if thinking is not None and text == self._template.prompt(messages, thinking=not thinking):
+            raise BadRequest(
+                "this model's chat template has no switch for thinking; leave it out",
+                param="thinking",
+            )
         ids = self.tokenizer.encode(text, add_special_tokens=False)
         return self._run([ids], n, sampling)[0]
 

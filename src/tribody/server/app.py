@@ -26,7 +26,7 @@ from tribody.core.errors import TribodyError
 from tribody.core.version import VERSION
 from tribody.server.auth import OPEN_PATHS, authenticate
 from tribody.server.errors import HttpError, error_for, http_error
-from tribody.server.models_table import ServedModel
+from tribody.server.models_table import ServedName
 from tribody.server.openai_chat import chat_completions
 from tribody.server.openai_completions import completions
 from tribody.server.service import Service
@@ -81,7 +81,7 @@ def _json(payload: object, status: int = 200) -> Response:
 
 async def list_models(http: HttpRequest) -> Response:
     service: Service = http.app.state.service
-    return _json(ModelList([_card(service, model) for model in service.models.models]))
+    return _json(ModelList([_card(service, served) for served in service.models.listed()]))
 
 
 async def show_model(http: HttpRequest) -> Response:
@@ -89,9 +89,12 @@ async def show_model(http: HttpRequest) -> Response:
     return _json(_card(service, service.models.find(http.path_params["model_id"])))
 
 
-def _card(service: Service, model: ServedModel) -> ModelCard:
+def _card(service: Service, served: ServedName) -> ModelCard:
+    """A name without a mode of its own is its model's alias and shows the model's card."""
+    model = served.model
     return ModelCard(
-        id=model.model_id,
+        id=model.model_id if served.thinking is None else served.name,
+        root=model.model_id,
         created=model.created,
         owned_by="tribody",
         max_context_tokens=model.engine.info.max_context_tokens,

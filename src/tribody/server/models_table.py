@@ -1,7 +1,8 @@
 """Which names answer, and what stands behind each: an engine and the text side of its model.
 
-Several models may be served at once.  Aliases are names only; an answer's `model` field names the
-model that really answered.
+Several models may be served at once.  An alias is one more name for a model and may carry a
+thinking mode: DeepSeek's two names do, whatever model answers to them.  An answer's `model` field
+names the model that really answered.
 """
 
 from __future__ import annotations
@@ -19,6 +20,9 @@ from tribody.text.chat_template import ChatTemplate
 from tribody.text.tokenizer import Tokenizer
 
 MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,95}")
+
+THINKING_BY_NAME = {"deepseek-reasoner": True, "deepseek-chat": False}
+# At DeepSeek the name chose the mode, so clients that use these names rely on it.
 
 
 class Events(Protocol):
@@ -70,6 +74,24 @@ class ServedModel:
         return "fp_" + hashlib.sha256(text.encode()).hexdigest()[:10]
 
 
+@dataclass(frozen=True)
+class Alias:
+    """What the operator says of a name: the model, and the mode if he says one."""
+
+    target: str
+    thinking: bool | None = None
+
+
+@dataclass(frozen=True)
+class ServedName:
+    """One name that answers.  `thinking` holds where a request does not choose; None: as the
+    model's template has it."""
+
+    name: str
+    model: ServedModel
+    thinking: bool | None = None
+
+
 def longest_token_bytes(tokenizer: Tokenizer) -> int:
     """Length in UTF-8 bytes of the longest token of the vocabulary (at least 1)."""
     longest = max(len(tokenizer.token_bytes(i)) for i in range(tokenizer.vocab_size))
@@ -79,40 +101,48 @@ def longest_token_bytes(tokenizer: Tokenizer) -> int:
 class ModelsTable:
     """Names to models.  The models' own ids and the operator's aliases share one name space."""
 
-    def __init__(self, models: Iterable[ServedModel], aliases: Mapping[str, str]) -> None:
+    def __init__(self, models: Iterable[ServedModel], aliases: Mapping[str, Alias]) -> None:
         """Raises: BadConfig on a name used twice, malformed, or an alias to nothing."""
         self.models: list[ServedModel] = []
-        self._by_name: dict[str, ServedModel] = {}
+        self._by_name: dict[str, ServedName] = {}
         for model in models:
-            self._add(model.model_id, model)
+            self._add(ServedName(model.model_id, model))
             self.models.append(model)
-        for alias, target in aliases.items():
-            if target not in self._by_name:
+        for name, alias in aliases.items():
+            if alias.target not in self._by_name:
                 known = ", ".join(sorted(self._by_name))
-                raise BadConfig(f"--alias {alias}={target}: no such model; served are {known}")
-            self._add(alias, self._by_name[target])
+                raise BadConfig(f"--alias {name}={alias.target}: no such model; served are {known}")
+            thinking = THINKING_BY_NAME.get(name) if alias.thinking is None else alias.thinking
+            self._add(ServedName(name, self._by_name[alias.target].model, thinking))
 
-    def _add(self, name: str, model: ServedModel) -> None:
-        if MODEL_NAME.fullmatch(name) is None:
+    def _add(self, served: ServedName) -> None:
+        if MODEL_NAME.fullmatch(served.name) is None:
             raise BadConfig(
-                f"model name {name!r} must be 1 to 96 of letters, digits and . _ : / - "
+                f"model name {served.name!r} must be 1 to 96 of letters, digits and . _ : / - "
                 "and begin with a letter or digit; give it an --alias"
             )
-        if self._by_name.setdefault(name, model) is not model:
-            raise BadConfig(f"two models want the name {name!r}; give one an --alias")
+        if self._by_name.get(served.name, served).model is not served.model:
+            raise BadConfig(f"two models want the name {served.name!r}; give one an --alias")
+        self._by_name[served.name] = served
 
-    def find(self, name: str) -> ServedModel:
+    def find(self, name: str) -> ServedName:
         """Raises: BadRequest (404) when no model has this name."""
-        model = self._by_name.get(name)
-        if model is None:
+        served = self._by_name.get(name)
+        if served is None:
             raise BadRequest(
                 f"The model {name[:96]!r} does not exist; GET /v1/models lists those that do.",
                 param="model",
                 status=404,
                 code="model_not_found",
             )
-        return model
+        return served
 
     def aliases_of(self, model: ServedModel) -> list[str]:
-        names = (n for n, m in self._by_name.items() if m is model and n != model.model_id)
+        names = (n for n, s in self._by_name.items() if s.model is model and n != model.model_id)
         return sorted(names)
+
+    def listed(self) -> list[ServedName]:
+        """The models' own names, then those that answer in a mode of their own."""
+        own = {model.model_id: self._by_name[model.model_id] for model in self.models}
+        modes = {name: s for name, s in self._by_name.items() if s.thinking is not None}
+        return list((own | modes).values())

@@ -12,10 +12,10 @@ from starlette.responses import Response
 from tribody.core.errors import BadRequest
 from tribody.core.principal import Principal
 from tribody.core.request import TokenLogprob
-from tribody.server import limits, validation
+from tribody.server import limits, thinking, validation
 from tribody.server.generation import Generation, Prompt
 from tribody.server.logprobs import entries
-from tribody.server.models_table import ServedModel
+from tribody.server.models_table import ServedModel, ServedName
 from tribody.server.rendering import ChoiceRenderer, Piece
 from tribody.server.service import (
     Service,
@@ -87,15 +87,9 @@ def prepare(service: Service, body: bytes, caller: Principal) -> ChatWork:
     """
     fields, ignored = decode(body, ChatRequest)
     num_logprobs = _check_chat_fields(fields)
-    model = service.models.find(fields.model)
-    info = model.engine.info
-    messages = [_template_message(i, message) for i, message in enumerate(fields.messages)]
-    if model.chat_template is None:
-        raise BadRequest(
-            f"The model {model.model_id!r} has no chat template; use /v1/completions.",
-            param="model",
-        )
-    text = model.chat_template.render(messages, add_generation_prompt=True, variables={})
+    served = service.models.find(fields.model)
+    model, info = served.model, served.model.engine.info
+    text, without_effect = _prompt_text(served, fields)
     validation.refuse_hopeless(text, model.longest_token_bytes, info.max_context_tokens, "messages")
     ids = model.tokenizer.encode(text, add_special_tokens=False)
     asked = fields.max_tokens
@@ -108,17 +102,39 @@ def prepare(service: Service, body: bytes, caller: Principal) -> ChatWork:
         fields, vocab_size=info.vocab_size, max_tokens=max_tokens, num_logprobs=num_logprobs
     )
     request = engine_request(fields, ids, sampling, caller)
-    thinking = prompt_opens_thinking(text)
+    opens_thinking = prompt_opens_thinking(text)
     renderers = [
         ChoiceRenderer(
             choice,
             TextStream(model.tokenizer, sampling.stop),
-            ReasoningSplitter(thinking=thinking),
-            section="reasoning" if thinking else None,
+            ReasoningSplitter(thinking=opens_thinking),
+            section="reasoning" if opens_thinking else None,
         )
         for choice in range(request.n)
     ]
-    return ChatWork(fields, ignored, model, Prompt(request, renderers), thinking)
+    return ChatWork(
+        fields, ignored + without_effect, model, Prompt(request, renderers), opens_thinking
+    )
+
+
+def _prompt_text(served: ServedName, fields: ChatRequest) -> tuple[str, list[str]]:
+    """The rendered prompt, and the names of the thinking fields that this model cannot follow.
+
+    The request says whether to think, else the name that it used, else the template.
+    """
+    messages = [_template_message(i, message) for i, message in enumerate(fields.messages)]
+    template = served.model.chat_template
+    if template is None:
+        raise BadRequest(
+            f"The model {served.model.model_id!r} has no chat template; use /v1/completions.",
+            param="model",
+        )
+    asked, names = thinking.asked(fields)
+    if asked is None:
+        return template.prompt(messages, thinking=served.thinking), []
+    text = template.prompt(messages, thinking=asked)
+    has_switch = text != template.prompt(messages, thinking=not asked)
+    return text, [] if has_switch else names
 
 
 def _check_chat_fields(fields: ChatRequest) -> int:

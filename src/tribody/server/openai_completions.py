@@ -72,7 +72,7 @@ def prepare(service: Service, body: bytes, caller: Principal) -> CompletionWork:
     """
     fields, ignored = decode(body, CompletionRequest)
     _check_completion_fields(fields)
-    model = service.models.find(fields.model)
+    model = service.models.find(fields.model).model
     info = model.engine.info
     prompts: list[Prompt] = []
     echoes: list[str] = []

@@ -12,7 +12,7 @@ import logging
 import socket
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
 
@@ -29,6 +29,7 @@ from tribody.server.http_protocol import BoundedProtocol
 from tribody.server.metrics import Metrics
 from tribody.server.models_table import (
     MODEL_NAME,
+    Alias,
     Engine,
     ModelsTable,
     ServedModel,
@@ -52,7 +53,7 @@ class ServeConfig:
     port: int = 8000
     api_key_file: Path | None = None
     shutdown_seconds: float = 30.0
-    aliases: dict[str, str] = field(default_factory=dict)
+    aliases: dict[str, Alias] = field(default_factory=dict)
 
 
 def is_loopback(host: str) -> bool:
@@ -173,7 +174,7 @@ def server_for(
 
 
 def make_service(
-    models: list[ServedModel], aliases: dict[str, str], keys: KeyFile | None
+    models: list[ServedModel], aliases: dict[str, Alias], keys: KeyFile | None
 ) -> Service:
     table = ModelsTable(models, aliases)
     return Service(
@@ -261,21 +262,24 @@ async def serve(
 
 
 def all_aliases(
-    models: list[NamedModel], model_ids: list[str], given: dict[str, str]
-) -> dict[str, str]:
+    models: list[NamedModel], model_ids: list[str], given: dict[str, Alias]
+) -> dict[str, Alias]:
     """The operator's aliases, and the names under which the models were asked for.
 
     A model given as a path does not get the path as a name.
     """
     by_name = {model.name: model_id for model, model_id in zip(models, model_ids, strict=True)}
     names = {
-        model.name: by_name[model.name]
+        model.name: Alias(by_name[model.name])
         for model in models
         if MODEL_NAME.fullmatch(model.name)
         and Path(model.name).resolve() != Path(model.config.model_path)
         and by_name[model.name] != model.name
     }
-    return names | {alias: by_name.get(target, target) for alias, target in given.items()}
+    return names | {
+        name: replace(alias, target=by_name.get(alias.target, alias.target))
+        for name, alias in given.items()
+    }
 
 
 class _LoadingLines:
@@ -316,7 +320,7 @@ def ready_text(host: str, port: int, service: Service) -> str:
     first = service.models.models[0].model_id
     body = (
         f'{{"model": "{first}", "stream": true, '
-        '"messages": [{"role": "user", "content": "Hello!"}]}'
+        '"messages": [{"role": "user", "content": "17 + 25"}]}'
     )
     lines.append("try:")
     lines.append(

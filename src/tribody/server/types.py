@@ -72,8 +72,14 @@ class SamplingFields(msgspec.Struct, frozen=True, kw_only=True):
     user_id: str | None = None
 
 
+class ThinkingSwitch(msgspec.Struct, frozen=True):
+    type: str
+
+
 class ChatRequest(SamplingFields, frozen=True, kw_only=True):
     messages: list[ChatMessage]
+    thinking: ThinkingSwitch | None = None
+    chat_template_kwargs: dict[str, object] | None = None  # see `thinking`
     max_completion_tokens: int | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = None
@@ -208,6 +214,7 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
     object: Literal["model"] = "model"
     created: int
     owned_by: str
+    root: str  # the model that answers to `id`
     max_context_tokens: int
     aliases: list[str]
 

@@ -1,11 +1,12 @@
-"""Messages to a prompt, by the model's own chat template or DeepSeek's.
+"""Messages to a prompt, by the model's own chat template or DeepSeek's, thinking or not.
 
 Which template: the one that the model's files bring (chat_template.jinja, tokenizer_config.json or
 the GGUF's key); else, for `model_type` deepseek_v2 and deepseek_v3, the one built in
 (`deepseek_templates`); else none, and the model can complete text but not chat.
 
-What a caller may set besides the messages is on an allow-list: `enable_thinking` and `thinking`,
-which mean the same (Qwen's and DeepSeek's word), so either one sets both.
+What a caller may set besides the messages is whether the model thinks first.  Templates that have
+a variable for it call it `enable_thinking` (Qwen) or `thinking` (DeepSeek): both are set.  R1's
+opens `<think>` whatever is asked, and is closed again when no thinking is wanted.
 
 The prompt holds the model's control tokens: encode it with `add_special_tokens=False`.
 """
@@ -21,11 +22,12 @@ import msgspec
 from tribody.core.errors import BadModel, BadRequest
 from tribody.core.tokenizer_source import TokenizerSource
 from tribody.text import deepseek_templates
+from tribody.text.reasoning import close_thinking
 from tribody.text.special_tokens import special_token_strings
 from tribody.text.template_engine import TemplateEngine, TemplateFailed
 from tribody.text.template_process import TemplateProcess
 
-ALLOWED_VARIABLES = ("enable_thinking", "thinking")
+THINKING_VARIABLES = ("enable_thinking", "thinking")
 
 Message = Mapping[str, object]
 
@@ -60,16 +62,16 @@ class ChatTemplate:
         *,
         add_generation_prompt: bool,
         tools: Sequence[Mapping[str, object]] | None = None,
-        variables: Mapping[str, object] | None = None,
+        thinking: bool | None = None,
     ) -> str:
-        """The prompt for `messages`.
+        """What the template makes of `messages`; `thinking` sets its variables, None leaves them.
 
-        Raises: BadRequest if the template refuses the messages or fails on them, and for a
-        variable that is not on the allow-list.
+        Raises: BadRequest if the template refuses the messages or fails on them.
         """
+        wish = {} if thinking is None else dict.fromkeys(THINKING_VARIABLES, thinking)
         context: dict[str, object] = {
             **self._constants,
-            **_checked_variables(variables or {}),
+            **wish,
             "messages": messages,
             "tools": tools,
             "add_generation_prompt": add_generation_prompt,
@@ -86,6 +88,15 @@ class ChatTemplate:
         except TemplateFailed as error:
             raise _as_bad_request(error) from None
 
+    def prompt(self, messages: Sequence[Message], *, thinking: bool | None = None) -> str:
+        """The prompt for an answer: with thinking, without, or (None) as the template has it.
+
+        A template that knows neither gives the same text for both.
+        Raises: as `render`.
+        """
+        text = self.render(messages, add_generation_prompt=True, thinking=thinking)
+        return close_thinking(text) if thinking is False else text
+
 
 def chat_template_for(source: TokenizerSource, model_type: str) -> ChatTemplate | None:
     """The chat template of a model, or None when there is none (see the module's rule).
@@ -94,6 +105,9 @@ def chat_template_for(source: TokenizerSource, model_type: str) -> ChatTemplate 
     """
     constants = special_token_strings(source)
     own = _own_source(source)
+    if own is not None and own in deepseek_templates.ALL:
+        # Our own text, which needs no process to guard against it.
+        return ChatTemplate(TemplateEngine(own), constants)
     if own is not None:
         try:
             return ChatTemplate(TemplateProcess(own), constants)
@@ -133,26 +147,6 @@ def _knows_think(source: TokenizerSource) -> bool:
     if source.gguf_vocabulary is not None:
         return "<think>" in source.gguf_vocabulary.tokens
     return b'"<think>"' in (source.tokenizer_json or b"")
-
-
-def _checked_variables(variables: Mapping[str, object]) -> dict[str, object]:
-    checked: dict[str, object] = {}
-    for name, value in variables.items():
-        if name not in ALLOWED_VARIABLES:
-            raise BadRequest(
-                f"chat_template_kwargs: {name[:80]!r} is not allowed; allowed are"
-                f" {', '.join(ALLOWED_VARIABLES)}",
-                param="chat_template_kwargs",
-            )
-        if not isinstance(value, bool):
-            raise BadRequest(
-                f"chat_template_kwargs.{name} must be true or false", param="chat_template_kwargs"
-            )
-        checked[name] = value
-    if len(checked) == 1:
-        (value,) = checked.values()
-        checked = dict.fromkeys(ALLOWED_VARIABLES, value)
-    return checked
 
 
 def _as_bad_request(error: TemplateFailed) -> BadRequest:

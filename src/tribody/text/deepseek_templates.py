@@ -7,6 +7,8 @@ same formats written out plainly.  Tool messages are refused by name, not droppe
     V3     bos, system texts joined by a blank line, <｜User｜>.., <｜Assistant｜>..eos
     R1     as V3; earlier answers lose their text up to </think>; opens <think>\\n
     V3.1   as V3; answers follow </think>; opens <think> when `thinking` is true, else </think>
+
+A checkpoint may carry one of these texts as its own template.
 """
 
 from __future__ import annotations
@@ -89,6 +91,9 @@ V3_1 = (
 {%- endif -%}
 """
 )
+
+
+ALL = frozenset({V2, V3, R1, V3_1})
 
 
 def template_for(model_type: str, knows_think: bool) -> str | None:

@@ -1,4 +1,4 @@
-"""Splitting a reasoning model's output into its thinking and its answer, while it streams.
+"""A reasoning model's thinking: closed before it begins, or split from the answer as it streams.
 
 The output is `thinking</think>answer`, with `<think>` before it unless the prompt already ended in
 it.  The rules, which are DeepSeek's API as seen from outside:
@@ -24,6 +24,17 @@ _CLOSE = "</think>"
 def prompt_opens_thinking(rendered_prompt: str) -> bool:
     """True when the chat template ended the prompt inside an open `<think>`."""
     return rendered_prompt.rstrip().endswith(_OPEN)
+
+
+def close_thinking(rendered_prompt: str) -> str:
+    """The prompt with its open `<think>` closed at once; a prompt without one as it is.
+
+    `<think>\\n\\n</think>\\n\\n` is how R1 is kept from thinking, for which its template has no
+    switch, and what Qwen3's template writes for the same wish.
+    """
+    if not prompt_opens_thinking(rendered_prompt):
+        return rendered_prompt
+    return f"{rendered_prompt.rstrip()}\n\n{_CLOSE}\n\n"
 
 
 class ReasoningSplitter:
