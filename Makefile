@@ -7,7 +7,7 @@
 #
 # Variables: PYTHON (an interpreter, 3.11 or newer), MODEL, PORT, PYTEST_ARGS, BENCH_ARGS.
 
-MODEL ?= smollm2
+MODEL ?= mini-r1
 PORT ?= 8000
 PYTHON ?=
 PYTEST_ARGS ?=
@@ -23,14 +23,14 @@ unexport PYTHONPATH
 .PHONY: FORCE help install serve test parity goldens check format bench slow clean
 
 help: ## show this list
-	@echo "make TARGET [MODEL=smollm2] [PORT=8000] [PYTHON=/path/to/python3]"
+	@echo "make TARGET [MODEL=mini-r1] [PORT=8000] [PYTHON=/path/to/python3]"
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  %-9s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 # --- What to run --------------------------------------------------------------------------------
 
 install: .venv/.tribody ## build tribody and install it into .venv
 
-serve: install ## serve MODEL on PORT (loopback); fetches the model when it is a name
+serve: install ## serve MODEL on PORT (loopback); mini-r1 ships with it, other names are fetched
 	@exec .venv/bin/tribody serve $(MODEL) --port $(PORT)
 
 test: .venv-test/.tribody weights ## fast tests, and those that need the SmolLM2 weights
