@@ -9,8 +9,8 @@ from pathlib import Path
 from tribody.quality.held_out import Item
 
 
-def item(**fields: str) -> Item:
-    values = {
+def item(**fields: str | int) -> Item:
+    values: dict[str, str | int] = {
         "task": "add",
         "split": "held_out",
         "language": "en",

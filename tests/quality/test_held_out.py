@@ -12,7 +12,7 @@ from tribody.quality.held_out import Item, choose, is_right, read_items
 
 
 def test_reads_what_was_written(tmp_path: Path) -> None:
-    items = [*sample(), item(language="zh", prompt="17 加 25 等于多少?")]
+    items = [*sample(), item(language="zh", prompt="17 加 25 等于多少?", tokens=512)]
     path = write_lines(tmp_path / "h.jsonl.gz", *map(line, items[:3]), "", *map(line, items[3:]))
     assert read_items(path) == items
 

@@ -7,6 +7,7 @@ One line is one item:
 
 `split` "held_out" is drawn like the training set and never occurs in it; "longer" holds instances
 longer than any trained on.  `thinking` is the reference chain of thought; scoring does not use it.
+`tokens`, where given, is the length that the prompt was made for; it is only kept.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ class Item(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     prompt: str
     answer: str
     thinking: str
+    tokens: int = 0
 
 
 def bundled_file() -> Path | None:

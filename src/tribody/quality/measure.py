@@ -52,7 +52,7 @@ class _Work:
 
 
 class Measurement:
-    """One run.  Raises: BadConfig, BadModel, EngineFailed."""
+    """One run of everything that the settings ask for."""
 
     def __init__(self, config: EngineConfig, settings: Settings, watcher: Watcher) -> None:
         self._config = config
@@ -62,6 +62,7 @@ class Measurement:
         self._all_items = [] if settings.held_out is None else read_items(settings.held_out)
 
     def run(self) -> Report:
+        """Raises: BadConfig, BadModel, EngineFailed."""
         reference = self._load(REFERENCE)
         work = self._work(reference)
         expected = self._answers(reference, work)
