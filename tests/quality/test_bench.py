@@ -12,6 +12,7 @@ import pytest
 
 from tests.engine.model_folder import write_model_folder
 from tests.quality.items import line, sample, write_lines
+from tribody.cli import bench
 from tribody.cli.main import main
 from tribody.loading.download import sha256_of
 
@@ -142,6 +143,19 @@ def test_wrong_usage(
     assert ended == code
     assert message in errors
     assert "Traceback" not in errors
+
+
+def test_a_build_without_items(
+    monkeypatch: pytest.MonkeyPatch, quality: Quality, tiny_folder: Path, text: Path
+) -> None:
+    """The default goes on and says so; a number that was asked for is an error."""
+    monkeypatch.setattr(bench, "bundled_file", lambda: None)
+    code, shown, _errors = quality(tiny_folder, "--text", text, *SMALL)
+    assert code == 0
+    assert "no held-out items" in shown
+    code, _shown, errors = quality(tiny_folder, "--text", text, *SMALL, "--items", "3")
+    assert code == 2
+    assert "--held-out" in errors
 
 
 def test_a_malformed_item_is_named_before_the_model_is_loaded(

@@ -62,7 +62,7 @@ def run_quality(options: QualityOptions, engine: EngineOptions) -> None:
     path = fetch(options.model or environment.model or DEFAULT_MODEL, environment)
     settings = Settings(
         formats=formats,
-        held_out=None if options.items == 0 else options.held_out or bundled_file(),
+        held_out=_held_out(options),
         max_items=options.items or 0,
         max_answer_tokens=options.max_tokens,
         text=text,
@@ -74,6 +74,19 @@ def run_quality(options: QualityOptions, engine: EngineOptions) -> None:
     with Bars(environment, quiet=quiet) as bars:
         report = Measurement(engine_config(path, engine, environment), settings, bars).run()
     _deliver(report, options, environment)
+
+
+def _held_out(options: QualityOptions) -> Path | None:
+    """A number of items that was asked for cannot be had without a file; the default can do so."""
+    if options.items == 0:
+        return None
+    path = options.held_out or bundled_file()
+    if path is None and options.items is not None:
+        raise BadConfig(
+            f"--items {options.items}: this build of tribody ships no held-out items; name a file "
+            "with --held-out"
+        )
+    return path
 
 
 def _text(options: QualityOptions, environment: Environment) -> Text | None:

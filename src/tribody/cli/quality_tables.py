@@ -24,9 +24,11 @@ def print_report(report: Report, console: Console) -> None:
             f"chunks of {corpus.source}"
         )
     held_out = report.held_out
-    if held_out is not None and held_out.skipped:
+    if held_out is None:
+        console.out("  tasks      not asked: no held-out items (--held-out, --items)")
+    elif held_out.skipped:
         console.out(f"  tasks      not asked: {held_out.skipped}")
-    elif held_out is not None:
+    else:
         console.out(
             f"  tasks      {held_out.num_asked} of {held_out.num_items} items, greedy, at most "
             f"{report.max_answer_tokens} tokens an answer"
