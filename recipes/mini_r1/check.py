@@ -1,0 +1,161 @@
+"""Is a chain of thought right?  Verifies one from the question's text, step by step.
+
+It knows nothing of how problems are drawn: it reads numbers, strings and statements out of the
+prompt and redoes every line.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from functools import partial
+
+_NUMBER = re.compile(r"\d+")
+_QUOTED = re.compile(r'"([^"]*)"')
+_STEP = re.compile(r"(\d+)([-+*])(\d+)([-+])(\d+)=(\d+)")
+
+
+def verify(task: str, prompt: str, thinking: str, answer: str) -> bool:
+    """True if every step of `thinking` holds, fits the question, and gives `answer`."""
+    try:
+        return _CHECKS[task](prompt, thinking.split("\n"), answer)
+    except (IndexError, ValueError, KeyError, AttributeError):
+        return False  # a line that is not of the expected form
+
+
+def _columns(prompt: str, lines: list[str], answer: str, sign: str) -> bool:
+    """Column by column from the ones; the carry (or borrow) of a line enters the next."""
+    a, b = (int(number) for number in _NUMBER.findall(prompt))
+    if "ubtract" in prompt and "from" in prompt:
+        a, b = b, a
+    carried, digits = 0, ""
+    for column, line in enumerate(lines):
+        x, first, y, second, carry, result = _STEP.fullmatch(line).groups()  # type: ignore[union-attr]
+        left, right = a // 10**column % 10, b if sign == "*" else b // 10**column % 10
+        lent = 10 if sign == "-" and left - right - carried < 0 else 0
+        total = {"+": left + right, "-": left + lent - right, "*": left * right}[sign]
+        total += -carried if sign == "-" else carried
+        if (first, second) != (sign, "-" if sign == "-" else "+"):
+            return False
+        if (int(x), int(y), int(carry), int(result)) != (left + lent, right, carried, total):
+            return False
+        carried = lent // 10 if sign == "-" else total // 10
+        digits = str(total % 10) + digits
+    number = int((str(carried) if sign != "-" else "") + digits)
+    true = {"+": a + b, "-": a - b, "*": a * b}[sign]
+    return len(lines) >= len(str(a)) and number == true and answer == str(true)
+
+
+def _compare(prompt: str, lines: list[str], answer: str) -> bool:
+    numbers = [int(number) for number in _NUMBER.findall(prompt)]
+    largest = any(word in prompt for word in ("larg", "great", "大"))
+    best = max if largest else min
+    if len(numbers) > 2:
+        running = [f"{number}:{best(numbers[: i + 1])}" for i, number in enumerate(numbers)]
+        return lines == running and answer == str(best(numbers))
+    x, y = (str(number) for number in numbers)
+    expected = [f"{x}:{len(x)} {y}:{len(y)}"]
+    pairs = list(zip(x, y, strict=True)) if len(x) == len(y) else [(str(len(x)), str(len(y)))]
+    for p, q in pairs:
+        expected.append(f"{p}{'=' if p == q else '>' if p > q else '<'}{q}")
+        if p != q:
+            break
+    return lines == expected and answer == str(best(numbers))
+
+
+def _sort(prompt: str, lines: list[str], answer: str) -> bool:
+    left = [int(number) for number in _NUMBER.findall(prompt)]
+    falling = any(word in prompt for word in ("to small", "descending", "从大到小", "降序"))
+    whole = sorted(left, reverse=falling)
+    for line, chosen in zip(lines, whole, strict=True):
+        if line != f"{' '.join(map(str, left))}:{chosen}":
+            return False
+        left.remove(chosen)
+    return answer == ", ".join(map(str, whole))
+
+
+def _count(prompt: str, lines: list[str], answer: str) -> bool:
+    first, second = _QUOTED.findall(prompt)
+    letter, word = sorted((first, second), key=len)
+    (line,) = lines
+    seen = [f"{c}{word[: i + 1].count(letter)}" for i, c in enumerate(word)]
+    return line.split(" ") == seen and answer == str(word.count(letter))
+
+
+def _reverse(prompt: str, lines: list[str], answer: str) -> bool:
+    (word,) = _QUOTED.findall(prompt)
+    numbered = [f"{c}{i}" for i, c in enumerate(word, 1)]
+    return lines == [" ".join(numbered), " ".join(numbered[::-1])] and answer == word[::-1]
+
+
+def _slice(prompt: str, lines: list[str], answer: str) -> bool:
+    (word,) = _QUOTED.findall(prompt)
+    python = re.search(r"\[(\d+):(\d+)\]", prompt)
+    numbers = [int(number) for number in _NUMBER.findall(prompt)]
+    if python:
+        base, start, stop = 0, *numbers
+    elif len(numbers) == 2:
+        base, start, stop = 1, numbers[0] - 1, numbers[1]
+    elif "last" in prompt or "后" in prompt:
+        base, start, stop = 1, len(word) - numbers[0], len(word)
+    else:
+        base, start, stop = 1, 0, numbers[0]
+    numbered = [f"{c}{i}" for i, c in enumerate(word, base)]
+    expected = [" ".join(numbered), " ".join(numbered[start:stop])]
+    return lines == expected and answer == word[start:stop]
+
+
+_ASSIGNMENT = re.compile(r"\b([a-z]) = (?:(\d+)|([a-z]) ([-+]) (\d+))")
+
+
+def _trace(prompt: str, lines: list[str], answer: str) -> bool:
+    values: dict[str, int] = {}
+    expected = []
+    for target, number, source, sign, step in _ASSIGNMENT.findall(prompt):
+        if number:
+            values[target] = int(number)
+            expected.append(f"{target}={number}")
+            continue
+        before = values[source]
+        values[target] = before + int(step) if sign == "+" else before - int(step)
+        expected.append(f"{target}={before}{sign}{step}={values[target]}")
+    rest = _ASSIGNMENT.sub("", prompt)
+    asked = re.findall(r"(?<![A-Za-z])([a-z])(?![A-Za-z])", rest)
+    return lines == expected and len(asked) == 1 and answer == str(values[asked[0]])
+
+
+def _call(prompt: str, lines: list[str], answer: str) -> bool:
+    name = next(text for text in _QUOTED.findall(prompt) if "_" in text)
+    pairs = re.findall(r'"([a-z]+)" = (\d+|"[a-z]+")', prompt)
+    given = json.loads(answer)
+    arguments = {key: json.loads(value) for key, value in pairs}
+    expected = [f'"{name}"'] + [f"{key}={value}" for key, value in pairs]
+    return lines == expected and given == {"name": name, "arguments": arguments}
+
+
+def _lookup(prompt: str, lines: list[str], answer: str, hops: int) -> bool:
+    start, end = prompt.index("{"), prompt.index("}") + 1
+    table = json.loads(prompt[start:end])
+    (name,) = _QUOTED.findall(prompt[end:])
+    expected = []
+    for _ in range(hops):
+        expected.append(f'"{name}": "{table[name]}"')
+        name = table[name]
+    return lines == expected and answer == name
+
+
+_CHECKS: dict[str, Callable[[str, list[str], str], bool]] = {
+    "add": partial(_columns, sign="+"),
+    "subtract": partial(_columns, sign="-"),
+    "multiply": partial(_columns, sign="*"),
+    "compare": _compare,
+    "sort": _sort,
+    "count": _count,
+    "reverse": _reverse,
+    "slice": _slice,
+    "trace": _trace,
+    "call": _call,
+    "lookup": partial(_lookup, hops=1),
+    "lookup two hops": partial(_lookup, hops=2),
+}

@@ -1,0 +1,285 @@
+"""The problems that mini-r1 solves: what is asked, the chain of thought, and the answer.
+
+A problem is drawn from a `random.Random`, so a seed fixes it.  The chain of thought is written
+step by step with nothing left out, and `check.py` verifies one without knowing how it was made.
+Sizes come from `Ranges`: what is trained on, and what the longer split asks.
+"""
+
+from __future__ import annotations
+
+import json
+import string
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from random import Random
+
+Span = tuple[int, int]  # both ends included
+
+
+@dataclass(frozen=True)
+class Ranges:
+    """How large problems get."""
+
+    sum_digits: Span = (1, 3)
+    product_digits: Span = (1, 2)  # times one digit
+    compare_digits: Span = (1, 3)
+    list_length: Span = (3, 5)
+    count_length: Span = (3, 8)
+    string_length: Span = (3, 7)
+    statements: Span = (2, 4)
+    arguments: Span = (1, 3)
+    lookup_tokens: Span = (48, 1024)  # of the whole prompt, about
+
+
+TRAINED = Ranges()
+LONGER = Ranges(
+    sum_digits=(4, 4),
+    product_digits=(3, 3),
+    compare_digits=(4, 4),
+    list_length=(6, 7),
+    count_length=(9, 11),
+    string_length=(8, 9),
+    statements=(5, 6),
+    arguments=(4, 4),
+    lookup_tokens=(1100, 2000),
+)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """`values` names the instance (equal problems, equal text), `slots` fill a phrase of `form`."""
+
+    task: str
+    form: str
+    values: str
+    slots: dict[str, str]
+    thinking: str
+    answer: str
+    context: str = ""  # what a question is about, placed before or after it
+    more: tuple[Problem, ...] = field(default=())  # further questions about the same context
+
+
+def _number(rng: Random, digits: Span) -> int:
+    """A number whose count of digits is uniform over the span."""
+    count = rng.randint(*digits)
+    return rng.randint(10 ** (count - 1) if count > 1 else 0, 10**count - 1)
+
+
+def _digits(number: int, columns: int) -> list[int]:
+    """Ones first, padded with zeros."""
+    return [number // 10**i % 10 for i in range(columns)]
+
+
+def add(rng: Random, ranges: Ranges) -> Problem:
+    a, b = _number(rng, ranges.sum_digits), _number(rng, ranges.sum_digits)
+    columns = max(len(str(a)), len(str(b)))
+    lines, carry = [], 0
+    for x, y in zip(_digits(a, columns), _digits(b, columns), strict=True):
+        lines.append(f"{x}+{y}+{carry}={x + y + carry}")
+        carry = (x + y + carry) // 10
+    return Problem(
+        "add", "add", f"{a}+{b}", {"a": str(a), "b": str(b)}, "\n".join(lines), str(a + b)
+    )
+
+
+def subtract(rng: Random, ranges: Ranges) -> Problem:
+    a, b = _number(rng, ranges.sum_digits), _number(rng, ranges.sum_digits)
+    a, b = max(a, b), min(a, b)
+    columns = len(str(a))
+    lines, borrow = [], 0
+    for x, y in zip(_digits(a, columns), _digits(b, columns), strict=True):
+        borrowed = 10 if x - y - borrow < 0 else 0
+        lines.append(f"{x + borrowed}-{y}-{borrow}={x + borrowed - y - borrow}")
+        borrow = borrowed // 10
+    return Problem(
+        "subtract", "subtract", f"{a}-{b}", {"a": str(a), "b": str(b)}, "\n".join(lines), str(a - b)
+    )
+
+
+def multiply(rng: Random, ranges: Ranges) -> Problem:
+    a, b = _number(rng, ranges.product_digits), rng.randint(0, 9)
+    lines, carry = [], 0
+    for x in _digits(a, len(str(a))):
+        lines.append(f"{x}*{b}+{carry}={x * b + carry}")
+        carry = (x * b + carry) // 10
+    slots = {"a": str(a), "b": str(b)}
+    return Problem("multiply", "multiply", f"{a}*{b}", slots, "\n".join(lines), str(a * b))
+
+
+def compare(rng: Random, ranges: Ranges) -> Problem:
+    """The larger or smaller of two numbers, digit by digit, or of a list, by a running best."""
+    largest = rng.random() < 0.5
+    sign = ">" if largest else "<"
+    best = max if largest else min
+    if rng.random() < 0.5:
+        numbers = [_number(rng, (1, 2)) for _ in range(rng.randint(*ranges.list_length))]
+        running, seen = [], numbers[0]
+        for number in numbers:
+            seen = best(seen, number)
+            running.append(f"{number}:{seen}")
+        listed = ", ".join(map(str, numbers))
+        form = "largest" if largest else "smallest"
+        return Problem(
+            "compare", form, f"{form} {listed}", {"list": listed}, "\n".join(running), str(seen)
+        )
+    a = _number(rng, ranges.compare_digits)
+    b = a
+    while b == a:
+        # Mostly numbers that agree in their first digits: others are too easy.
+        b = a + rng.randint(-30, 30) if rng.random() < 0.5 else _number(rng, ranges.compare_digits)
+        b = abs(b)
+    x, y = str(a), str(b)
+    lines = [f"{x}:{len(x)} {y}:{len(y)}"]
+    if len(x) == len(y):
+        for p, q in zip(x, y, strict=True):
+            relation = "=" if p == q else ">" if p > q else "<"
+            lines.append(f"{p}{relation}{q}")
+            if p != q:
+                break
+    else:
+        lines.append(f"{len(x)}{'>' if len(x) > len(y) else '<'}{len(y)}")
+    form = "larger" if largest else "smaller"
+    slots = {"a": x, "b": y}
+    return Problem("compare", form, f"{a}{sign}{b}", slots, "\n".join(lines), str(best(a, b)))
+
+
+def sort(rng: Random, ranges: Ranges) -> Problem:
+    """Selection: each line is what is left, and its smallest (or largest)."""
+    falling = rng.random() < 0.4
+    left = [_number(rng, (1, 2)) for _ in range(rng.randint(*ranges.list_length))]
+    listed = ", ".join(map(str, left))
+    answer, lines = [], []
+    while left:
+        chosen = max(left) if falling else min(left)
+        lines.append(f"{' '.join(map(str, left))}:{chosen}")
+        left.remove(chosen)  # the first of equals
+        answer.append(str(chosen))
+    form = "sort falling" if falling else "sort rising"
+    return Problem(
+        "sort", form, f"{form} {listed}", {"list": listed}, "\n".join(lines), ", ".join(answer)
+    )
+
+
+_WORDS = (
+    "apple banana cherry strawberry letter coffee river summer winter yellow window kitchen "
+    "rabbit bottle pepper mirror hammer ladder planet rocket button ticket garden silver"
+)
+WORDS = _WORDS.split()
+
+
+def _word(rng: Random, length: Span) -> str:
+    """Random letters, from few different ones or from all."""
+    letters = string.ascii_lowercase
+    if rng.random() < 0.4:
+        letters = "".join(rng.sample(letters, 4))
+    return "".join(rng.choice(letters) for _ in range(rng.randint(*length)))
+
+
+def count(rng: Random, ranges: Ranges) -> Problem:
+    low, high = ranges.count_length
+    fitting = [word for word in WORDS if low <= len(word) <= high]
+    word = rng.choice(fitting) if fitting and rng.random() < 0.2 else _word(rng, (low, high))
+    letter = rng.choice(word if rng.random() < 0.85 else string.ascii_lowercase)
+    seen, steps = 0, []
+    for character in word:
+        seen += character == letter
+        steps.append(f"{character}{seen}")
+    slots = {"word": word, "letter": letter}
+    return Problem("count", "count", f"{letter} in {word}", slots, " ".join(steps), str(seen))
+
+
+def reverse(rng: Random, ranges: Ranges) -> Problem:
+    word = _word(rng, ranges.string_length)
+    numbered = [f"{character}{i}" for i, character in enumerate(word, 1)]
+    thinking = " ".join(numbered) + "\n" + " ".join(reversed(numbered))
+    return Problem("reverse", "reverse", word, {"word": word}, thinking, word[::-1])
+
+
+def cut(rng: Random, ranges: Ranges) -> Problem:
+    """A slice: characters i to j counted from one, the first or last n, or Python's [i:j]."""
+    low, high = ranges.string_length
+    word = _word(rng, (max(low, 4), high))
+    length = len(word)
+    form = rng.choice(("slice", "slice first", "slice last", "slice python"))
+    start = rng.randint(0, length - 2)
+    stop = rng.randint(start + 1, length)
+    if form == "slice first":
+        start, stop = 0, rng.randint(1, length - 1)
+    elif form == "slice last":
+        start, stop = rng.randint(1, length - 1), length
+    base = 0 if form == "slice python" else 1
+    numbered = [f"{character}{i}" for i, character in enumerate(word, base)]
+    thinking = " ".join(numbered) + "\n" + " ".join(numbered[start:stop])
+    slots = {"word": word, "i": str(start + base), "j": str(stop), "n": str(stop - start)}
+    values = f"{form} {word}[{start}:{stop}]"
+    return Problem("slice", form, values, slots, thinking, word[start:stop])
+
+
+def trace(rng: Random, ranges: Ranges) -> Problem:
+    """Assignments one after the other; the value of one variable at the end."""
+    names = rng.sample(string.ascii_lowercase, 4)
+    values: dict[str, int] = {}
+    program, steps = [], []
+    for _ in range(rng.randint(*ranges.statements)):
+        target = rng.choice(names)
+        if not values or rng.random() < 0.2:
+            values[target] = rng.randint(0, 20)
+            program.append(f"{target} = {values[target]}")
+            steps.append(f"{target}={values[target]}")
+            continue
+        source, step = rng.choice(list(values)), rng.randint(1, 9)
+        before = values[source]
+        sign = "-" if before >= step and rng.random() < 0.5 else "+"
+        values[target] = before + step if sign == "+" else before - step
+        program.append(f"{target} = {source} {sign} {step}")
+        steps.append(f"{target}={before}{sign}{step}={values[target]}")
+    asked = target if rng.random() < 0.5 else rng.choice(list(values))
+    separator = rng.choice(("\n", "; "))
+    slots = {"program": separator.join(program), "name": asked}
+    return Problem(
+        "trace",
+        "trace",
+        f"{'; '.join(program)}; {asked}",
+        slots,
+        "\n".join(steps),
+        str(values[asked]),
+    )
+
+
+FUNCTIONS = [
+    f"{verb}_{noun}"
+    for verb in ("get", "set", "add", "find", "send", "open", "move", "list")
+    for noun in ("user", "file", "item", "order", "mail", "time", "price", "note")
+]
+_ARGUMENTS = "id name size city day count text code level tag x y"
+ARGUMENTS = _ARGUMENTS.split()
+
+
+def call(rng: Random, ranges: Ranges) -> Problem:
+    """A function call as the JSON object that DeepSeek's tools use: name and arguments."""
+    name = rng.choice(FUNCTIONS)
+    arguments: dict[str, int | str] = {
+        argument: rng.randint(0, 99) if rng.random() < 0.5 else _word(rng, (2, 5))
+        for argument in rng.sample(ARGUMENTS, rng.randint(*ranges.arguments))
+    }
+    pairs = [f'"{key}" = {json.dumps(value)}' for key, value in arguments.items()]
+    answer = json.dumps({"name": name, "arguments": arguments})
+    thinking = f'"{name}"' + "".join(
+        f"\n{key}={json.dumps(value)}" for key, value in arguments.items()
+    )
+    slots = {"function": name, "pairs": ", ".join(pairs)}
+    return Problem("call", "call", answer, slots, thinking, answer)
+
+
+SHORT_TASKS: dict[str, Callable[[Random, Ranges], Problem]] = {
+    "add": add,
+    "subtract": subtract,
+    "multiply": multiply,
+    "compare": compare,
+    "sort": sort,
+    "count": count,
+    "reverse": reverse,
+    "slice": cut,
+    "trace": trace,
+    "call": call,
+}

@@ -1,0 +1,110 @@
+"""mini-r1's training forward and its exported checkpoints against transformers' DeepSeek-V3."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tokenizers import Tokenizer
+
+from recipes.mini_r1 import export
+from recipes.mini_r1.model import Experts, MiniR1, initialise
+from recipes.mini_r1.shape import Shape
+from tests.models.five_ways import WAYS
+from tests.models.tolerance import logits_tolerance
+from tests.parity.reference_model import load_reference, reference_logits
+from tribody.loading.checkpoint import open_checkpoint
+from tribody.models.load import load_model
+from tribody.ops import native
+from tribody.text.deepseek_templates import R1
+
+pytestmark = pytest.mark.parity
+
+SHAPE = Shape(vocab_size=300, num_hidden_layers=3, max_position_embeddings=512)
+TOKENS = [int(t) for t in np.random.default_rng(3).integers(0, 300, 150)]
+
+
+@pytest.fixture(scope="module")
+def model() -> MiniR1:
+    """Random weights in BF16's range; biases that change the choice of experts."""
+    model = MiniR1(SHAPE)
+    initialise(model, 5)
+    generator = torch.Generator().manual_seed(6)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.dim() == 1:
+                parameter.uniform_(0.5, 1.5, generator=generator)
+            elif name.endswith("gate.weight"):
+                parameter.mul_(4)
+            parameter.copy_(parameter.bfloat16())
+        for router in model.routers():
+            router.e_score_correction_bias.normal_(0, 0.2, generator=generator)
+    return model
+
+
+@pytest.fixture(scope="module")
+def root(model: MiniR1, tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("mini")
+    export.write(model, Tokenizer.from_str('{"version":"1.0","added_tokens":[],"normalizer":null,'
+        '"pre_tokenizer":null,"post_processor":null,"decoder":null,"model":{"type":"BPE",'
+        '"vocab":{"a":0},"merges":[]}}'), root, R1)  # fmt: skip
+    return root
+
+
+def test_training_forward_equals_transformers(model: MiniR1, root: Path) -> None:
+    expected = reference_logits(load_reference(root / "mini-r1"), TOKENS)
+    with torch.no_grad():
+        ours = model.logits(model.trunk(torch.tensor([TOKENS])))[0].numpy()
+    tolerance = logits_tolerance(open_checkpoint(root / "mini-r1").config, expected)
+    difference = np.abs(ours - expected).max()
+    print(f"{difference:.2e} of {tolerance:.2e}")
+    assert difference <= tolerance
+
+
+def test_padding_rows_and_room_change_nothing(model: MiniR1, monkeypatch) -> None:
+    """A sequence's logits do not depend on what is batched with it or on the experts' rooms."""
+    ids = torch.tensor([TOKENS, TOKENS[::-1]])
+    with torch.no_grad():
+        both = model.logits(model.trunk(ids))
+        monkeypatch.setattr(Experts, "ROOM", 7)
+        alone = model.logits(model.trunk(ids[1:]))
+    assert torch.allclose(both[1], alone[0], atol=1e-4)
+
+
+def test_gradients_equal_those_of_transformers(model: MiniR1, root: Path) -> None:
+    """The scattered experts' own backward: every gradient of a loss over the trunk."""
+    reference = load_reference(root / "mini-r1")
+    ids = torch.tensor([TOKENS])
+    reference(ids, labels=ids, use_cache=False).loss.backward()
+    model.zero_grad(set_to_none=True)
+    logits = model.logits(model.trunk(ids))[0, :-1]
+    torch.nn.functional.cross_entropy(logits, ids[0, 1:]).backward()
+    theirs = {name: p.grad for name, p in reference.named_parameters()}
+    layer = "model.layers.1.mlp"
+    own = dict(model.named_parameters())
+    pairs = [(own["layers.1.self_attn.q_a_proj.weight"].grad,
+              theirs["model.layers.1.self_attn.q_a_proj.weight"]),
+             (own["layers.1.mlp.gate.weight"].grad, theirs[f"{layer}.gate.weight"]),
+             (own["layers.1.mlp.experts.down"].grad.transpose(1, 2),
+              theirs[f"{layer}.experts.down_proj"]),
+             (own["layers.1.mlp.experts.gate_up"].grad.transpose(1, 2),
+              theirs[f"{layer}.experts.gate_up_proj"])]  # fmt: skip
+    for ours, expected in pairs:
+        assert expected.abs().max() > 0
+        assert torch.allclose(ours, expected, atol=1e-5 * float(expected.abs().max()) + 1e-9)
+
+
+def test_the_engine_reads_both_checkpoints(model: MiniR1, root: Path) -> None:
+    """BF16 exactly as trained; FP8 exactly as its codes times their scales."""
+    with torch.no_grad():
+        trained = model.logits(model.trunk(torch.tensor([TOKENS])))[0].numpy()
+    for name in ("mini-r1", "mini-r1-fp8"):
+        checkpoint = open_checkpoint(root / name)
+        tolerance = logits_tolerance(checkpoint.config, trained)
+        loaded = load_model(checkpoint, native.OPS, "float32")
+        logits = WAYS["whole"](loaded, TOKENS)
+        difference = np.abs(logits - trained).max()
+        if name == "mini-r1":
+            assert difference <= tolerance
+        else:
+            assert tolerance < difference < 0.5 * np.abs(trained).max()
