@@ -9,6 +9,9 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import platform
+import re
+import subprocess
 import time
 from collections import defaultdict
 from dataclasses import asdict, dataclass
@@ -202,6 +205,8 @@ class Run:
         self.step = self.tokens = self.pool = self.position = 0
         self.pool_done = 0.0  # the fraction of the run when the pool was drawn
         self.seconds = 0.0
+        if not (folder / "run.json").exists():
+            (folder / "run.json").write_text(json.dumps(_provenance(), indent=1) + "\n")
         state = folder / "state.pt"
         if state.exists():
             self._load(torch.load(state, weights_only=True))
@@ -240,12 +245,13 @@ class Run:
         fall = (1 - done) / (1 - plan.decay_from)
         return max(0.0, min(done / plan.warm_up + 0.01, 1.0, fall))
 
-    def train(self) -> None:
-        """To the end of the plan, saving every few minutes."""
+    def train(self, until_step: int | None = None) -> None:
+        """To the end of the plan (or to a step), saving every few minutes."""
         pool: list[Batch] = []
         sums, counts = Sums(float), Sums(float)
         saved = since = time.monotonic()
-        while self.tokens < self.plan.tokens:
+        logged = self.seconds
+        while self.tokens < self.plan.tokens and self.step != until_step:
             done = self.tokens / self.plan.tokens
             if not pool:
                 if self.position == 0:
@@ -258,16 +264,23 @@ class Run:
             if self.position == len(pool):
                 self.pool, self.position, pool = self.pool + 1, 0, []
             if self.step % 50 == 0:
-                seconds = time.monotonic() - since
-                self._log({key: sums[key] / counts[key] for key in sums}, seconds)
-                self.seconds += time.monotonic() - since
-                since = time.monotonic()
+                since = self._clock(since)
+                self._log({key: sums[key] / counts[key] for key in sums}, self.seconds - logged)
+                logged = self.seconds
                 sums.clear()
                 counts.clear()
             if time.monotonic() - saved > 180:
+                since = self._clock(since)
                 self.save()
                 saved = time.monotonic()
+        self._clock(since)
         self.save()
+
+    def _clock(self, since: float) -> float:
+        """Add the time since `since` to the run's; returns now."""
+        now = time.monotonic()
+        self.seconds += now - since
+        return now
 
     def _step(self, batch: Batch, mtp_weight: float, sums: Sums, counts: Sums) -> None:
         trunk, mtp = losses(self.model, batch, mtp_weight)
@@ -282,9 +295,10 @@ class Run:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
         for router in self.model.routers():
-            sums["uneven"] += float(router.load.max() / router.load.mean())
-            counts["uneven"] += 1
-            router.update_bias(self.plan.bias_speed)
+            if router.load.any():  # the MTP module's rests in most steps
+                sums["uneven"] += float(router.load.max() / router.load.mean())
+                counts["uneven"] += 1
+                router.update_bias(self.plan.bias_speed)
         self.step += 1
         self.tokens += batch.ids.numel()
         for name, value in ((batch.kind, trunk), ("mtp", mtp)):
@@ -328,6 +342,21 @@ class Run:
         for router in self.model.routers():
             router.load.zero_()
         return {task: round(sum(hits) / len(hits), 3) for task, hits in right.items()}
+
+
+def _provenance() -> dict[str, str]:
+    """Which recipe ran where."""
+    git = ["git", "-C", str(Path(__file__).parent)]
+    commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True)
+    changed = subprocess.run([*git, "status", "--porcelain", "."], capture_output=True, text=True)
+    cpuinfo = Path("/proc/cpuinfo")
+    names = re.findall(r"model name\s*: (.*)", cpuinfo.read_text()) if cpuinfo.exists() else []
+    name = names[0] if names else platform.processor()
+    return {
+        "commit": (commit.stdout.strip() or "unknown") + (" and changes" if changed.stdout else ""),
+        "machine": f"{torch.get_num_threads()} cores, {name}",
+        "torch": str(torch.__version__),
+    }
 
 
 @cache

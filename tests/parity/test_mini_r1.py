@@ -5,6 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import transformers
+from safetensors.torch import load_file
 from tokenizers import Tokenizer
 
 from recipes.mini_r1 import export
@@ -108,3 +110,41 @@ def test_the_engine_reads_both_checkpoints(model: MiniR1, root: Path) -> None:
             assert difference <= tolerance
         else:
             assert tolerance < difference < 0.5 * np.abs(trained).max()
+
+
+def test_the_mtp_module_equals_one_made_of_transformers_layers(model: MiniR1, root: Path) -> None:
+    """The module's decoder layer in transformers' own class, its projection by hand."""
+    folder = root / "mini-r1"
+    config = transformers.AutoConfig.from_pretrained(folder)
+    layers = config.num_hidden_layers
+    config.num_hidden_layers = layers + 1  # its extra layer reads the module's names
+    reference = transformers.AutoModelForCausalLM.from_pretrained(
+        folder, config=config, dtype=torch.float32, attn_implementation="eager"
+    ).eval()
+    ids = torch.tensor([TOKENS])
+    with torch.no_grad():
+        hidden = model.trunk(ids)
+        expected = mtp_hidden(reference, load_file(folder / "model.safetensors"), hidden, ids)
+        ours = model.draft(hidden, ids)
+    assert expected.abs().max() > 0.1
+    assert torch.allclose(ours, expected, atol=2e-5 * float(expected.abs().max()))
+
+
+def mtp_hidden(reference, tensors, hidden: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+    trunk = reference.model
+    prefix = f"model.layers.{len(trunk.layers) - 1}"
+
+    def norm(x: torch.Tensor, name: str) -> torch.Tensor:
+        weight = tensors[f"{prefix}.{name}.weight"].float()
+        return x * (x.pow(2).mean(-1, keepdim=True) + 1e-6).rsqrt() * weight
+
+    embedded = tensors[f"{prefix}.embed_tokens.weight"].float()[ids[:, 1:]]
+    joined = torch.cat((norm(embedded, "enorm"), norm(hidden[:, :-1], "hnorm")), -1)
+    x = joined @ tensors[f"{prefix}.eh_proj.weight"].float().T
+    length = x.shape[1]
+    positions = torch.arange(length)[None]
+    mask = torch.full((length, length), -torch.inf).triu(1)[None, None]
+    angles = trunk.rotary_emb(x, positions)
+    return trunk.layers[-1](
+        x, attention_mask=mask, position_ids=positions, position_embeddings=angles
+    )
