@@ -5,13 +5,15 @@
 # rebuilt only when the content of a source file changed (build/sources.id), not when a checkout
 # merely touched it.  pip's own configuration says where packages come from.
 #
-# Variables: PYTHON (an interpreter, 3.11 or newer), MODEL, PORT, PYTEST_ARGS, BENCH_ARGS.
+# Variables: PYTHON (an interpreter, 3.11 or newer), MODEL, PORT, PYTEST_ARGS, BENCH_ARGS,
+# TRAIN_ARGS.
 
 MODEL ?= mini-r1
 PORT ?= 8000
 PYTHON ?=
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
+TRAIN_ARGS ?=
 
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 export PIP_NO_INPUT = 1
@@ -20,11 +22,11 @@ unexport PYTHONPATH
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .SUFFIXES:
-.PHONY: FORCE help install serve test parity goldens check format bench slow clean
+.PHONY: FORCE help install serve test parity goldens check format bench slow mini-r1 clean
 
 help: ## show this list
 	@echo "make TARGET [MODEL=mini-r1] [PORT=8000] [PYTHON=/path/to/python3]"
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  %-9s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-9s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 # --- What to run --------------------------------------------------------------------------------
 
@@ -86,6 +88,11 @@ bench: .venv/.tribody .venv-bench/.deps ## speed beside llama.cpp, same machine,
 	@.venv/bin/tribody pull smollm2 >/dev/null || $(NO_WEIGHTS)
 	@mkdir -p bench/results
 	.venv/bin/python bench/engine.py --json bench/results/engine.jsonl $(BENCH_ARGS)
+
+mini-r1: .venv-parity/.tribody ## train mini-r1 (hours; goes on where it was stopped) and evaluate it
+	.venv-parity/bin/python -m recipes.mini_r1.train --out runs/mini-r1 $(TRAIN_ARGS)
+	.venv-parity/bin/python -m recipes.mini_r1.evaluate --run runs/mini-r1 \
+	    --out runs/mini-r1/bundled
 
 clean: ## remove what make built (not the downloaded models)
 	rm -rf build dist .venv .venv-build .venv-test .venv-check .venv-parity .venv-bench \

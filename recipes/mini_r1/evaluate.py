@@ -10,12 +10,9 @@ exported BF16 weights.
 from __future__ import annotations
 
 import argparse
-import gzip
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
-from dataclasses import asdict
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -24,47 +21,15 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from recipes.mini_r1 import card, export
-from recipes.mini_r1.check import verify
-from recipes.mini_r1.generate import (
-    BOS,
-    EOS,
-    Item,
-    Turn,
-    held_out,
-    held_out_lookups,
-    opening,
-)
+from recipes.mini_r1 import card, export, shipped
+from recipes.mini_r1.generate import BOS, EOS, Item, Turn, opening
 from recipes.mini_r1.model import MiniR1
 from recipes.mini_r1.shape import Shape
 from recipes.mini_r1.tokenizer import PAD_ID
 from recipes.mini_r1.train import IGNORED, Batch, batches, encode
 from tribody.text.deepseek_templates import R1
 
-SEED = 2026  # of the held-out items; training's own probes have another
-PER_TASK, LONGER_PER_TASK = 270, 40
-AT_LONGEST = 200  # single-hop look-ups at the longest trained context
-LONGEST, AIM = 1024, 1064  # their prompts have at least LONGEST tokens
-BATCH_TOKENS = 8192
-
-
-def items() -> Iterator[Item]:
-    """Everything that is scored, the same whenever it is drawn."""
-    yield from held_out(SEED, PER_TASK, "held_out")
-    for item in held_out_lookups(SEED, AT_LONGEST, AIM):
-        yield Item(**(asdict(item) | {"task": f"lookup at {LONGEST}"}))
-    yield from held_out(SEED, LONGER_PER_TASK, "longer")
-
-
-def write_items(path: Path) -> list[Item]:
-    """The gzip JSON-lines file; equal items give equal bytes."""
-    drawn = list(items())
-    for item in drawn:
-        task = item.task.removesuffix(f" at {LONGEST}")
-        assert verify(task, item.prompt, item.thinking, item.answer), item.prompt[:200]
-    text = "".join(json.dumps(asdict(item), ensure_ascii=False) + "\n" for item in drawn)
-    path.write_bytes(gzip.compress(text.encode(), 9, mtime=0))
-    return drawn
+BATCH_TOKENS = 8192  # of the held-out items, at a time
 
 
 def item_batches(tokenizer: Tokenizer, chosen: list[Item]) -> list[Batch]:
@@ -164,8 +129,9 @@ def main() -> None:
     model = exported(state)
     export.write(model, tokenizer, arguments.out, R1)
     held_out_file = arguments.out / "held_out.jsonl.gz"
-    drawn = [item for item in write_items(held_out_file) if item.split == "held_out"]
-    made = item_batches(tokenizer, drawn)
+    drawn = list(shipped.items())
+    shipped.write(held_out_file, drawn)
+    made = item_batches(tokenizer, [item for item in drawn if item.split == "held_out"])
     figures = {
         "acceptance": acceptance(model, made),
         "expert_loads": expert_loads(model, made),

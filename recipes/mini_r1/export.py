@@ -21,7 +21,7 @@ from recipes.mini_r1.shape import Shape
 TILE = 128
 FP8_MAX = 448.0
 # As in DeepSeek-V3: embedding, head, norms, router and the MTP projection stay as they are.
-_KEPT = ("embed_tokens", "lm_head", "head", "gate", "eh_proj")
+KEPT = ("embed_tokens", "lm_head", "head", "gate", "eh_proj")
 
 
 def tensors(model: MiniR1) -> dict[str, Tensor]:
@@ -82,7 +82,7 @@ def fp8_tensors(plain: dict[str, Tensor]) -> dict[str, Tensor]:
     made: dict[str, Tensor] = {}
     for name, value in plain.items():
         module = name.removesuffix(".weight").rpartition(".")[2]
-        if value.dim() == 2 and module not in _KEPT:
+        if value.dim() == 2 and module not in KEPT:
             made[name], made[f"{name}_scale_inv"] = quantize(value)
         else:
             made[name] = value

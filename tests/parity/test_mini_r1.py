@@ -10,15 +10,19 @@ from safetensors.torch import load_file
 from tokenizers import Tokenizer
 
 from recipes.mini_r1 import export
+from recipes.mini_r1.generate import BOS, opening
 from recipes.mini_r1.model import Experts, MiniR1, initialise
 from recipes.mini_r1.shape import Shape
 from tests.models.five_ways import WAYS
 from tests.models.tolerance import logits_tolerance
 from tests.parity.reference_model import load_reference, reference_logits
+from tribody.loading import bundled
 from tribody.loading.checkpoint import open_checkpoint
 from tribody.models.load import load_model
 from tribody.ops import native
+from tribody.quality.held_out import bundled_file, read_items
 from tribody.text.deepseek_templates import R1
+from tribody.text.tokenizer import Tokenizer as TextTokenizer
 
 pytestmark = pytest.mark.parity
 
@@ -110,6 +114,34 @@ def test_the_engine_reads_both_checkpoints(model: MiniR1, root: Path) -> None:
             assert difference <= tolerance
         else:
             assert tolerance < difference < 0.5 * np.abs(trained).max()
+
+
+def test_the_shipped_checkpoint_gives_the_logits_of_transformers() -> None:
+    """Learned weights, in the five ways of computing, on items of every task with the reference
+    thinking and answer; the longest have more than 1,024 tokens."""
+    folder = bundled.locate("mini-r1")
+    checkpoint = open_checkpoint(folder)
+    tokenizer = TextTokenizer.from_source(checkpoint.tokenizer_source)
+    reference, model = load_reference(folder), load_model(checkpoint, native.OPS, "float32")
+    path = bundled_file()
+    assert path is not None
+    items = {item.task: item for item in read_items(path) if item.split == "held_out"}
+    lengths = []
+    for task, item in items.items():
+        text = (
+            f"{BOS}{opening(item.prompt, thinking=True)}{item.thinking}\n</think>\n\n{item.answer}"
+        )
+        ids = tokenizer.encode(text, add_special_tokens=False)
+        lengths.append(len(ids))
+        expected = reference_logits(reference, ids)
+        tolerance = logits_tolerance(checkpoint.config, expected)
+        ways = WAYS if len(ids) < 200 else {"chunked": WAYS["chunked"]}
+        for way, compute in ways.items():
+            difference = np.abs(compute(model, ids) - expected).max()
+            print(f"{task} {way}: {difference:.2e} of {tolerance:.2e}")
+            assert difference <= tolerance, (task, way)
+    assert len(lengths) >= 12
+    assert max(lengths) > 1024
 
 
 def test_the_mtp_module_equals_one_made_of_transformers_layers(model: MiniR1, root: Path) -> None:
