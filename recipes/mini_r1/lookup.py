@@ -31,7 +31,7 @@ FILLER = (
     "价格可能变化。",
     "服务器搬到了另一个房间。",
 )
-TOKENS_PER_ENTRY = 10  # ` "abc": "x4y",` is ` "` a b c `":` ` "` x 4 y `",`
+TOKENS_PER_ENTRY = 8  # `"abc": "x4y", ` is a b c `": "` x 4 y `", "`
 TOKENS_PER_SENTENCE = 6
 
 

@@ -39,7 +39,11 @@ SPECIAL = (
 BOS_ID, EOS_ID, PAD_ID = 0, 1, 2
 # As in DeepSeek's files, these two are ordinary added tokens: decoding keeps them.
 _NOT_SPECIAL = ("<think>", "</think>")
-CUT = r"\p{N}| ?[A-Z][a-z]+| [a-z]+|\p{Han}+| ?[^\s\p{L}\p{N}]+|\p{L}|\s"
+_MARK = r"[^\s\p{L}\p{N}]+"  # `": "` and ` + ` are one piece: what they join stays near
+CUT = (
+    r"\p{N}| ?[A-Z][a-z]+| [a-z]+|\p{Han}+"
+    rf"| ?{_MARK}(?: {_MARK})*(?: (?=\p{{N}}))?|\p{{L}}|\s"
+)
 
 
 def train(texts: Iterable[str], vocab_size: int) -> Tokenizer:

@@ -53,12 +53,12 @@ class Plan:
     """What fixes a run, besides the shape.  Fractions are of `tokens`."""
 
     seed: int = 1
-    tokens: int = 28_000_000  # read in all, padding included
+    tokens: int = 25_000_000  # read in all, padding included
     batch_tokens: int = 4096
     pool_batches: int = 96  # drawn together, then sorted by length
-    lookup_share: float = 0.45  # of the batches
+    lookup_share: float = 0.5  # of the batches
     # From this fraction of the run on, look-ups up to this many tokens.
-    curriculum: tuple[tuple[float, int], ...] = ((0.0, 128), (0.08, 256), (0.18, 512), (0.3, 1100))
+    curriculum: tuple[tuple[float, int], ...] = ((0.0, 112), (0.2, 224), (0.35, 512), (0.5, 1100))
     questions: int = 6
     learning_rate: float = 4e-3  # of the matrices
     embedding_rate: float = 2e-3  # of embedding, head and norms
