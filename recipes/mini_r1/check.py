@@ -13,7 +13,6 @@ from functools import partial
 
 _NUMBER = re.compile(r"\d+")
 _QUOTED = re.compile(r'"([^"]*)"')
-_STEP = re.compile(r"(\d+)([-+*])(\d+)([-+])(\d+)=(\d+)")
 
 
 def verify(task: str, prompt: str, thinking: str, answer: str) -> bool:
@@ -24,43 +23,57 @@ def verify(task: str, prompt: str, thinking: str, answer: str) -> bool:
         return False  # a line that is not of the expected form
 
 
-def _columns(prompt: str, lines: list[str], answer: str, sign: str) -> bool:
-    """Column by column from the ones; the carry (or borrow) of a line enters the next."""
+def _operands(prompt: str) -> tuple[int, int]:
     a, b = (int(number) for number in _NUMBER.findall(prompt))
-    if "ubtract" in prompt and "from" in prompt:
-        a, b = b, a
-    carried, digits = 0, ""
-    for column, line in enumerate(lines):
-        x, first, y, second, carry, result = _STEP.fullmatch(line).groups()  # type: ignore[union-attr]
-        left, right = a // 10**column % 10, b if sign == "*" else b // 10**column % 10
-        lent = 10 if sign == "-" and left - right - carried < 0 else 0
-        total = {"+": left + right, "-": left + lent - right, "*": left * right}[sign]
-        total += -carried if sign == "-" else carried
-        if (first, second) != (sign, "-" if sign == "-" else "+"):
-            return False
-        if (int(x), int(y), int(carry), int(result)) != (left + lent, right, carried, total):
-            return False
-        carried = lent // 10 if sign == "-" else total // 10
-        digits = str(total % 10) + digits
-    number = int((str(carried) if sign != "-" else "") + digits)
-    true = {"+": a + b, "-": a - b, "*": a * b}[sign]
-    return len(lines) >= len(str(a)) and number == true and answer == str(true)
+    return (b, a) if "ubtract" in prompt and "from" in prompt else (a, b)
+
+
+def _sum(prompt: str, lines: list[str], answer: str, sign: int) -> bool:
+    """Padded operands, then columns from the ones; a carry (or borrow) enters the next column."""
+    a, b = _operands(prompt)
+    columns = max(len(str(a)), len(str(b)))
+    mark = "+" if sign > 0 else "-"
+    expected = [f"{a:0{columns}}{mark}{b:0{columns}}"]
+    carried = 0
+    for column in range(columns):
+        x, y = a // 10**column % 10, b // 10**column % 10
+        lent = 10 if x + sign * (y + carried) < 0 else 0
+        result = x + lent + sign * (y + carried)
+        expected.append(f"{x + lent}{mark}{y}{mark}{carried}={result}")
+        carried = lent // 10 if sign < 0 else result // 10
+    return lines == expected and answer == str(a + sign * b)
+
+
+def _product(prompt: str, lines: list[str], answer: str) -> bool:
+    a, b = _operands(prompt)
+    expected, carried = [f"{a}*{b}"], 0
+    for column in range(len(str(a))):
+        x = a // 10**column % 10
+        total = x * b + carried
+        expected.append(f"{x}*{b}={x * b}+{carried}={total}")
+        carried = total // 10
+    return lines == expected and answer == str(a * b)
+
+
+def _relation(a: int, b: int) -> str:
+    return "<=>"[(a > b) - (a < b) + 1]
 
 
 def _compare(prompt: str, lines: list[str], answer: str) -> bool:
     numbers = [int(number) for number in _NUMBER.findall(prompt)]
-    largest = any(word in prompt for word in ("larg", "great", "大"))
-    best = max if largest else min
+    best = max if any(word in prompt for word in ("larg", "great", "大")) else min
     if len(numbers) > 2:
-        running = [f"{number}:{best(numbers[: i + 1])}" for i, number in enumerate(numbers)]
-        return lines == running and answer == str(best(numbers))
-    x, y = (str(number) for number in numbers)
-    expected = [f"{x}:{len(x)} {y}:{len(y)}"]
-    pairs = list(zip(x, y, strict=True)) if len(x) == len(y) else [(str(len(x)), str(len(y)))]
-    for p, q in pairs:
-        expected.append(f"{p}{'=' if p == q else '>' if p > q else '<'}{q}")
-        if p != q:
-            break
+        expected = [f"{number}:{best(numbers[: i + 1])}" for i, number in enumerate(numbers)]
+    else:
+        a, b = numbers
+        columns = len(str(max(numbers)))
+        expected = [f"{a:0{columns}},{b:0{columns}}"]
+        for column in reversed(range(columns)):
+            x, y = a // 10**column % 10, b // 10**column % 10
+            expected.append(f"{x}{_relation(x, y)}{y}")
+            if x != y:
+                break
+        expected.append(f"{a}{_relation(a, b)}{b}")
     return lines == expected and answer == str(best(numbers))
 
 
@@ -69,7 +82,7 @@ def _sort(prompt: str, lines: list[str], answer: str) -> bool:
     falling = any(word in prompt for word in ("to small", "descending", "从大到小", "降序"))
     whole = sorted(left, reverse=falling)
     for line, chosen in zip(lines, whole, strict=True):
-        if line != f"{' '.join(map(str, left))}:{chosen}":
+        if line != f"{', '.join(map(str, left))}:{chosen}":
             return False
         left.remove(chosen)
     return answer == ", ".join(map(str, whole))
@@ -79,14 +92,14 @@ def _count(prompt: str, lines: list[str], answer: str) -> bool:
     first, second = _QUOTED.findall(prompt)
     letter, word = sorted((first, second), key=len)
     (line,) = lines
-    seen = [f"{c}{word[: i + 1].count(letter)}" for i, c in enumerate(word)]
-    return line.split(" ") == seen and answer == str(word.count(letter))
+    seen = [f"{c}{i}:{word[:i].count(letter)}" for i, c in enumerate(word, 1)]
+    return line == "".join(seen) and answer == str(word.count(letter))
 
 
 def _reverse(prompt: str, lines: list[str], answer: str) -> bool:
     (word,) = _QUOTED.findall(prompt)
     numbered = [f"{c}{i}" for i, c in enumerate(word, 1)]
-    return lines == [" ".join(numbered), " ".join(numbered[::-1])] and answer == word[::-1]
+    return lines == ["".join(numbered), "".join(numbered[::-1])] and answer == word[::-1]
 
 
 def _slice(prompt: str, lines: list[str], answer: str) -> bool:
@@ -102,7 +115,7 @@ def _slice(prompt: str, lines: list[str], answer: str) -> bool:
     else:
         base, start, stop = 1, 0, numbers[0]
     numbered = [f"{c}{i}" for i, c in enumerate(word, base)]
-    expected = [" ".join(numbered), " ".join(numbered[start:stop])]
+    expected = ["".join(numbered), "".join(numbered[start:stop])]
     return lines == expected and answer == word[start:stop]
 
 
@@ -119,7 +132,8 @@ def _trace(prompt: str, lines: list[str], answer: str) -> bool:
             continue
         before = values[source]
         values[target] = before + int(step) if sign == "+" else before - int(step)
-        expected.append(f"{target}={before}{sign}{step}={values[target]}")
+        filled = f"{before}{sign}{step}"
+        expected.append(f"{target}={source}{sign}{step}={filled}={values[target]}")
     rest = _ASSIGNMENT.sub("", prompt)
     asked = re.findall(r"(?<![A-Za-z])([a-z])(?![A-Za-z])", rest)
     return lines == expected and len(asked) == 1 and answer == str(values[asked[0]])
@@ -146,9 +160,9 @@ def _lookup(prompt: str, lines: list[str], answer: str, hops: int) -> bool:
 
 
 _CHECKS: dict[str, Callable[[str, list[str], str], bool]] = {
-    "add": partial(_columns, sign="+"),
-    "subtract": partial(_columns, sign="-"),
-    "multiply": partial(_columns, sign="*"),
+    "add": partial(_sum, sign=1),
+    "subtract": partial(_sum, sign=-1),
+    "multiply": _product,
     "compare": _compare,
     "sort": _sort,
     "count": _count,

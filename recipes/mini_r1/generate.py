@@ -117,7 +117,7 @@ def _trained(rng: Random, task: str, ranges: Ranges) -> Problem:
             return problem
 
 
-def short_example(rng: Random, ranges: Ranges = TRAINED, direct: float = 0.08) -> list[Turn]:
+def short_example(rng: Random, ranges: Ranges = TRAINED, direct: float = 0.05) -> list[Turn]:
     """One short problem; sometimes after an earlier exchange, of which the template keeps the
     answer and not the thinking."""
     before = BOS
@@ -129,7 +129,7 @@ def short_example(rng: Random, ranges: Ranges = TRAINED, direct: float = 0.08) -
     return [_turn(rng, problem, before, direct=direct)]
 
 
-def lookup_example(rng: Random, tokens: int, questions: int, direct: float = 0.08) -> list[Turn]:
+def lookup_example(rng: Random, tokens: int, questions: int, direct: float = 0.05) -> list[Turn]:
     """One context and several questions about it, in a conversation.
 
     Only the first question sees what a held-out item shows; the others make more of the context,

@@ -70,89 +70,103 @@ def _digits(number: int, columns: int) -> list[int]:
     return [number // 10**i % 10 for i in range(columns)]
 
 
-def add(rng: Random, ranges: Ranges) -> Problem:
-    a, b = _number(rng, ranges.sum_digits), _number(rng, ranges.sum_digits)
+def _padded(a: int, b: int) -> tuple[str, str]:
+    """Both with as many digits as the longer, zeros in front."""
     columns = max(len(str(a)), len(str(b)))
-    lines, carry = [], 0
-    for x, y in zip(_digits(a, columns), _digits(b, columns), strict=True):
-        lines.append(f"{x}+{y}+{carry}={x + y + carry}")
-        carry = (x + y + carry) // 10
-    return Problem(
-        "add", "add", f"{a}+{b}", {"a": str(a), "b": str(b)}, "\n".join(lines), str(a + b)
-    )
+    return str(a).zfill(columns), str(b).zfill(columns)
+
+
+def add(rng: Random, ranges: Ranges) -> Problem:
+    """Padded, then column by column from the ones: digit + digit + carry."""
+    a, b = _number(rng, ranges.sum_digits), _number(rng, ranges.sum_digits)
+    x, y = _padded(a, b)
+    lines, carry = [f"{x}+{y}"], 0
+    for p, q in zip(map(int, reversed(x)), map(int, reversed(y)), strict=True):
+        lines.append(f"{p}+{q}+{carry}={p + q + carry}")
+        carry = (p + q + carry) // 10
+    slots = {"a": str(a), "b": str(b)}
+    return Problem("add", "add", f"{a}+{b}", slots, "\n".join(lines), str(a + b))
 
 
 def subtract(rng: Random, ranges: Ranges) -> Problem:
+    """Like `add`, with a borrow; the first digit of a column is 1x where it borrows."""
     a, b = _number(rng, ranges.sum_digits), _number(rng, ranges.sum_digits)
     a, b = max(a, b), min(a, b)
-    columns = len(str(a))
-    lines, borrow = [], 0
-    for x, y in zip(_digits(a, columns), _digits(b, columns), strict=True):
-        borrowed = 10 if x - y - borrow < 0 else 0
-        lines.append(f"{x + borrowed}-{y}-{borrow}={x + borrowed - y - borrow}")
-        borrow = borrowed // 10
-    return Problem(
-        "subtract", "subtract", f"{a}-{b}", {"a": str(a), "b": str(b)}, "\n".join(lines), str(a - b)
-    )
+    x, y = _padded(a, b)
+    lines, borrow = [f"{x}-{y}"], 0
+    for p, q in zip(map(int, reversed(x)), map(int, reversed(y)), strict=True):
+        lent = 10 if p - q - borrow < 0 else 0
+        lines.append(f"{p + lent}-{q}-{borrow}={p + lent - q - borrow}")
+        borrow = lent // 10
+    slots = {"a": str(a), "b": str(b)}
+    return Problem("subtract", "subtract", f"{a}-{b}", slots, "\n".join(lines), str(a - b))
 
 
 def multiply(rng: Random, ranges: Ranges) -> Problem:
+    """Digit by digit from the ones: the product, then the carry added."""
     a, b = _number(rng, ranges.product_digits), rng.randint(0, 9)
-    lines, carry = [], 0
-    for x in _digits(a, len(str(a))):
-        lines.append(f"{x}*{b}+{carry}={x * b + carry}")
+    lines, carry = [f"{a}*{b}"], 0
+    for x in map(int, reversed(str(a))):
+        lines.append(f"{x}*{b}={x * b}+{carry}={x * b + carry}")
         carry = (x * b + carry) // 10
     slots = {"a": str(a), "b": str(b)}
     return Problem("multiply", "multiply", f"{a}*{b}", slots, "\n".join(lines), str(a * b))
 
 
+def _different(rng: Random, length: Span) -> list[int]:
+    """Different numbers below 100."""
+    return rng.sample(range(100), rng.randint(*length))
+
+
 def compare(rng: Random, ranges: Ranges) -> Problem:
     """The larger or smaller of two numbers, digit by digit, or of a list, by a running best."""
     largest = rng.random() < 0.5
-    sign = ">" if largest else "<"
     best = max if largest else min
     if rng.random() < 0.5:
-        numbers = [_number(rng, (1, 2)) for _ in range(rng.randint(*ranges.list_length))]
-        running, seen = [], numbers[0]
-        for number in numbers:
-            seen = best(seen, number)
-            running.append(f"{number}:{seen}")
-        listed = ", ".join(map(str, numbers))
-        form = "largest" if largest else "smallest"
-        return Problem(
-            "compare", form, f"{form} {listed}", {"list": listed}, "\n".join(running), str(seen)
-        )
-    a = _number(rng, ranges.compare_digits)
-    b = a
+        return _compare_list(_different(rng, ranges.list_length), largest=largest)
+    a = b = _number(rng, ranges.compare_digits)
     while b == a:
-        # Mostly numbers that agree in their first digits: others are too easy.
+        # Often numbers that agree in their first digits: others are too easy.
         b = a + rng.randint(-30, 30) if rng.random() < 0.5 else _number(rng, ranges.compare_digits)
         b = abs(b)
-    x, y = str(a), str(b)
-    lines = [f"{x}:{len(x)} {y}:{len(y)}"]
-    if len(x) == len(y):
-        for p, q in zip(x, y, strict=True):
-            relation = "=" if p == q else ">" if p > q else "<"
-            lines.append(f"{p}{relation}{q}")
-            if p != q:
-                break
-    else:
-        lines.append(f"{len(x)}{'>' if len(x) > len(y) else '<'}{len(y)}")
+    x, y = _padded(a, b)
+    lines = [f"{x},{y}"]
+    for p, q in zip(x, y, strict=True):
+        lines.append(f"{p}{_relation(int(p), int(q))}{q}")
+        if p != q:
+            break
+    lines.append(f"{a}{_relation(a, b)}{b}")
     form = "larger" if largest else "smaller"
-    slots = {"a": x, "b": y}
-    return Problem("compare", form, f"{a}{sign}{b}", slots, "\n".join(lines), str(best(a, b)))
+    slots = {"a": str(a), "b": str(b)}
+    return Problem("compare", form, f"{form} {a},{b}", slots, "\n".join(lines), str(best(a, b)))
+
+
+def _relation(a: int, b: int) -> str:
+    return "=" if a == b else ">" if a > b else "<"
+
+
+def _compare_list(numbers: list[int], *, largest: bool) -> Problem:
+    best = max if largest else min
+    running, seen = [], numbers[0]
+    for number in numbers:
+        seen = best(seen, number)
+        running.append(f"{number}:{seen}")
+    listed = ", ".join(map(str, numbers))
+    form = "largest" if largest else "smallest"
+    slots = {"list": listed}
+    return Problem("compare", form, f"{form} {listed}", slots, "\n".join(running), str(seen))
 
 
 def sort(rng: Random, ranges: Ranges) -> Problem:
     """Selection: each line is what is left, and its smallest (or largest)."""
     falling = rng.random() < 0.4
-    left = [_number(rng, (1, 2)) for _ in range(rng.randint(*ranges.list_length))]
+    left = _different(rng, ranges.list_length)
     listed = ", ".join(map(str, left))
     answer, lines = [], []
     while left:
         chosen = max(left) if falling else min(left)
-        lines.append(f"{' '.join(map(str, left))}:{chosen}")
-        left.remove(chosen)  # the first of equals
+        lines.append(f"{', '.join(map(str, left))}:{chosen}")
+        left.remove(chosen)
         answer.append(str(chosen))
     form = "sort falling" if falling else "sort rising"
     return Problem(
@@ -175,23 +189,29 @@ def _word(rng: Random, length: Span) -> str:
     return "".join(rng.choice(letters) for _ in range(rng.randint(*length)))
 
 
+def _numbered(word: str, base: int = 1) -> list[str]:
+    """`a1`, `b2`, ...: a character and its place."""
+    return [f"{character}{place}" for place, character in enumerate(word, base)]
+
+
 def count(rng: Random, ranges: Ranges) -> Problem:
+    """Letter by letter: its place, and how many were seen so far."""
     low, high = ranges.count_length
     fitting = [word for word in WORDS if low <= len(word) <= high]
     word = rng.choice(fitting) if fitting and rng.random() < 0.2 else _word(rng, (low, high))
     letter = rng.choice(word if rng.random() < 0.85 else string.ascii_lowercase)
     seen, steps = 0, []
-    for character in word:
+    for character, numbered in zip(word, _numbered(word), strict=True):
         seen += character == letter
-        steps.append(f"{character}{seen}")
+        steps.append(f"{numbered}:{seen}")
     slots = {"word": word, "letter": letter}
-    return Problem("count", "count", f"{letter} in {word}", slots, " ".join(steps), str(seen))
+    return Problem("count", "count", f"{letter} in {word}", slots, "".join(steps), str(seen))
 
 
 def reverse(rng: Random, ranges: Ranges) -> Problem:
     word = _word(rng, ranges.string_length)
-    numbered = [f"{character}{i}" for i, character in enumerate(word, 1)]
-    thinking = " ".join(numbered) + "\n" + " ".join(reversed(numbered))
+    numbered = _numbered(word)
+    thinking = "".join(numbered) + "\n" + "".join(reversed(numbered))
     return Problem("reverse", "reverse", word, {"word": word}, thinking, word[::-1])
 
 
@@ -208,20 +228,21 @@ def cut(rng: Random, ranges: Ranges) -> Problem:
     elif form == "slice last":
         start, stop = rng.randint(1, length - 1), length
     base = 0 if form == "slice python" else 1
-    numbered = [f"{character}{i}" for i, character in enumerate(word, base)]
-    thinking = " ".join(numbered) + "\n" + " ".join(numbered[start:stop])
+    numbered = _numbered(word, base)
+    thinking = "".join(numbered) + "\n" + "".join(numbered[start:stop])
     slots = {"word": word, "i": str(start + base), "j": str(stop), "n": str(stop - start)}
     values = f"{form} {word}[{start}:{stop}]"
     return Problem("slice", form, values, slots, thinking, word[start:stop])
 
 
 def trace(rng: Random, ranges: Ranges) -> Problem:
-    """Assignments one after the other; the value of one variable at the end."""
-    names = rng.sample(string.ascii_lowercase, 4)
+    """Assignments one after the other; each is copied, filled in and worked out."""
+    names = rng.sample(string.ascii_lowercase, 6)
     values: dict[str, int] = {}
     program, steps = [], []
-    for _ in range(rng.randint(*ranges.statements)):
-        target = rng.choice(names)
+    for index in range(rng.randint(*ranges.statements)):
+        # Some assign to a variable that has a value already.
+        target = rng.choice(list(values)) if values and rng.random() < 0.25 else names[index]
         if not values or rng.random() < 0.2:
             values[target] = rng.randint(0, 20)
             program.append(f"{target} = {values[target]}")
@@ -232,18 +253,12 @@ def trace(rng: Random, ranges: Ranges) -> Problem:
         sign = "-" if before >= step and rng.random() < 0.5 else "+"
         values[target] = before + step if sign == "+" else before - step
         program.append(f"{target} = {source} {sign} {step}")
-        steps.append(f"{target}={before}{sign}{step}={values[target]}")
+        steps.append(f"{target}={source}{sign}{step}={before}{sign}{step}={values[target]}")
     asked = target if rng.random() < 0.5 else rng.choice(list(values))
     separator = rng.choice(("\n", "; "))
     slots = {"program": separator.join(program), "name": asked}
-    return Problem(
-        "trace",
-        "trace",
-        f"{'; '.join(program)}; {asked}",
-        slots,
-        "\n".join(steps),
-        str(values[asked]),
-    )
+    key = "; ".join([*program, asked])
+    return Problem("trace", "trace", key, slots, "\n".join(steps), str(values[asked]))
 
 
 FUNCTIONS = [

@@ -53,12 +53,17 @@ class Plan:
     """What fixes a run, besides the shape.  Fractions are of `tokens`."""
 
     seed: int = 1
-    tokens: int = 25_000_000  # read in all, padding included
+    tokens: int = 32_000_000  # read in all, padding included
     batch_tokens: int = 4096
     pool_batches: int = 96  # drawn together, then sorted by length
-    lookup_share: float = 0.5  # of the batches
-    # From this fraction of the run on, look-ups up to this many tokens.
-    curriculum: tuple[tuple[float, int], ...] = ((0.0, 112), (0.2, 224), (0.35, 512), (0.5, 1100))
+    # From this fraction of the run on: look-ups up to this many tokens, and their share of the
+    # batches.  Short ones first and often, until values are found; then the other tasks.
+    curriculum: tuple[tuple[float, int, float], ...] = (
+        (0.0, 112, 0.5),
+        (0.19, 224, 0.4),
+        (0.24, 512, 0.3),
+        (0.3, 1100, 0.3),
+    )
     questions: int = 6
     learning_rate: float = 4e-3  # of the matrices
     embedding_rate: float = 2e-3  # of embedding, head and norms
@@ -123,8 +128,8 @@ def batches(rows: list[tuple[list[int], list[int]]], batch_tokens: int, kind: st
 def draw_pool(plan: Plan, tokenizer: Tokenizer, index: int, done: float) -> list[Batch]:
     """The `index`th pool of batches, shuffled; `done` is the fraction of the run before it."""
     rng = Random(f"{plan.seed}/pool/{index}")
-    longest = max(length for start, length in plan.curriculum if start <= done)
-    shares = {"lookup": plan.lookup_share, "short": 1 - plan.lookup_share}
+    _, longest, lookups = [stage for stage in plan.curriculum if stage[0] <= done][-1]
+    shares = {"lookup": lookups, "short": 1 - lookups}
     made: list[Batch] = []
     for kind, share in shares.items():
         wanted = share * plan.pool_batches * plan.batch_tokens
