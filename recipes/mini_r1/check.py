@@ -28,20 +28,30 @@ def _operands(prompt: str) -> tuple[int, int]:
     return (b, a) if "ubtract" in prompt and "from" in prompt else (a, b)
 
 
-def _sum(prompt: str, lines: list[str], answer: str, sign: int) -> bool:
-    """Padded operands, then columns from the ones; a carry (or borrow) enters the next column."""
+def _sum(prompt: str, lines: list[str], answer: str) -> bool:
+    """Padded operands, then columns from the ones, with a carry."""
     a, b = _operands(prompt)
     columns = max(len(str(a)), len(str(b)))
-    mark = "+" if sign > 0 else "-"
-    expected = [f"{a:0{columns}}{mark}{b:0{columns}}"]
-    carried = 0
+    expected, carried = [f"{a:0{columns}}+{b:0{columns}}"], 0
     for column in range(columns):
         x, y = a // 10**column % 10, b // 10**column % 10
-        lent = 10 if x + sign * (y + carried) < 0 else 0
-        result = x + lent + sign * (y + carried)
-        expected.append(f"{x + lent}{mark}{y}{mark}{carried}={result}")
-        carried = lent // 10 if sign < 0 else result // 10
-    return lines == expected and answer == str(a + sign * b)
+        expected.append(f"{x}+{y}+{carried}={x + y + carried}")
+        carried = (x + y + carried) // 10
+    return lines == expected and answer == str(a + b)
+
+
+def _difference(prompt: str, lines: list[str], answer: str) -> bool:
+    """Padded operands, then columns from the ones; one below zero is ten more, and borrows."""
+    a, b = _operands(prompt)
+    columns = len(str(a))
+    expected, borrowed = [f"{a}-{b:0{columns}}"], 0
+    for column in range(columns):
+        x, y = a // 10**column % 10, b // 10**column % 10
+        result = x - y - borrowed
+        more = f",{result + 10}" if result < 0 else ""
+        expected.append(f"{x}-{y}-{borrowed}={result}{more}")
+        borrowed = int(result < 0)
+    return lines == expected and answer == str(a - b)
 
 
 def _product(prompt: str, lines: list[str], answer: str) -> bool:
@@ -61,19 +71,22 @@ def _relation(a: int, b: int) -> str:
 
 def _compare(prompt: str, lines: list[str], answer: str) -> bool:
     numbers = [int(number) for number in _NUMBER.findall(prompt)]
-    best = max if any(word in prompt for word in ("larg", "great", "大")) else min
+    largest = any(word in prompt for word in ("larg", "great", "大"))
+    best, wanted = (max, ">") if largest else (min, "<")
     if len(numbers) > 2:
-        expected = [f"{number}:{best(numbers[: i + 1])}" for i, number in enumerate(numbers)]
+        expected = [f"{wanted}{numbers[0]}"]
+        for i, number in enumerate(numbers[1:], 1):
+            before = best(numbers[:i])
+            expected.append(f"{number}{_relation(number, before)}{before}:{best(before, number)}")
     else:
         a, b = numbers
         columns = len(str(max(numbers)))
-        expected = [f"{a:0{columns}},{b:0{columns}}"]
+        expected = [f"{a:0{columns}},{b:0{columns}}:{wanted}"]
         for column in reversed(range(columns)):
             x, y = a // 10**column % 10, b // 10**column % 10
             expected.append(f"{x}{_relation(x, y)}{y}")
             if x != y:
                 break
-        expected.append(f"{a}{_relation(a, b)}{b}")
     return lines == expected and answer == str(best(numbers))
 
 
@@ -92,13 +105,13 @@ def _count(prompt: str, lines: list[str], answer: str) -> bool:
     first, second = _QUOTED.findall(prompt)
     letter, word = sorted((first, second), key=len)
     (line,) = lines
-    seen = [f"{c}{i}:{word[:i].count(letter)}" for i, c in enumerate(word, 1)]
-    return line == "".join(seen) and answer == str(word.count(letter))
+    seen = [f"{i}{c}{letter}{word[:i].count(letter)}" for i, c in enumerate(word, 1)]
+    return line == ",".join(seen) and answer == str(word.count(letter))
 
 
 def _reverse(prompt: str, lines: list[str], answer: str) -> bool:
     (word,) = _QUOTED.findall(prompt)
-    numbered = [f"{c}{i}" for i, c in enumerate(word, 1)]
+    numbered = [f"{i}{c}" for i, c in enumerate(word, 1)]
     return lines == ["".join(numbered), "".join(numbered[::-1])] and answer == word[::-1]
 
 
@@ -114,7 +127,7 @@ def _slice(prompt: str, lines: list[str], answer: str) -> bool:
         base, start, stop = 1, len(word) - numbers[0], len(word)
     else:
         base, start, stop = 1, 0, numbers[0]
-    numbered = [f"{c}{i}" for i, c in enumerate(word, base)]
+    numbered = [f"{i}{c}" for i, c in enumerate(word, base)]
     expected = ["".join(numbered), "".join(numbered[start:stop])]
     return lines == expected and answer == word[start:stop]
 
@@ -160,8 +173,8 @@ def _lookup(prompt: str, lines: list[str], answer: str, hops: int) -> bool:
 
 
 _CHECKS: dict[str, Callable[[str, list[str], str], bool]] = {
-    "add": partial(_sum, sign=1),
-    "subtract": partial(_sum, sign=-1),
+    "add": _sum,
+    "subtract": _difference,
     "multiply": _product,
     "compare": _compare,
     "sort": _sort,

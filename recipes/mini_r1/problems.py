@@ -89,15 +89,15 @@ def add(rng: Random, ranges: Ranges) -> Problem:
 
 
 def subtract(rng: Random, ranges: Ranges) -> Problem:
-    """Like `add`, with a borrow; the first digit of a column is 1x where it borrows."""
+    """Like `add`; a column below zero, as in `2-5-0=-3,7`, borrows from the next."""
     a, b = _number(rng, ranges.sum_digits), _number(rng, ranges.sum_digits)
     a, b = max(a, b), min(a, b)
     x, y = _padded(a, b)
     lines, borrow = [f"{x}-{y}"], 0
     for p, q in zip(map(int, reversed(x)), map(int, reversed(y)), strict=True):
-        lent = 10 if p - q - borrow < 0 else 0
-        lines.append(f"{p + lent}-{q}-{borrow}={p + lent - q - borrow}")
-        borrow = lent // 10
+        result = p - q - borrow
+        lines.append(f"{p}-{q}-{borrow}={result}" + (f",{result + 10}" if result < 0 else ""))
+        borrow = int(result < 0)
     slots = {"a": str(a), "b": str(b)}
     return Problem("subtract", "subtract", f"{a}-{b}", slots, "\n".join(lines), str(a - b))
 
@@ -119,42 +119,46 @@ def _different(rng: Random, length: Span) -> list[int]:
 
 
 def compare(rng: Random, ranges: Ranges) -> Problem:
-    """The larger or smaller of two numbers, digit by digit, or of a list, by a running best."""
-    largest = rng.random() < 0.5
-    best = max if largest else min
+    """The larger or smaller of two numbers, digit by digit, or of a list, by a running best.
+
+    The first line holds the relation that is wanted, `>` or `<`.
+    """
+    wanted = rng.choice("><")
     if rng.random() < 0.5:
-        return _compare_list(_different(rng, ranges.list_length), largest=largest)
+        return _compare_list(_different(rng, ranges.list_length), wanted)
     a = b = _number(rng, ranges.compare_digits)
     while b == a:
         # Often numbers that agree in their first digits: others are too easy.
         b = a + rng.randint(-30, 30) if rng.random() < 0.5 else _number(rng, ranges.compare_digits)
         b = abs(b)
     x, y = _padded(a, b)
-    lines = [f"{x},{y}"]
+    lines = [f"{x},{y}:{wanted}"]
     for p, q in zip(x, y, strict=True):
         lines.append(f"{p}{_relation(int(p), int(q))}{q}")
         if p != q:
             break
-    lines.append(f"{a}{_relation(a, b)}{b}")
-    form = "larger" if largest else "smaller"
+    answer = a if _relation(a, b) == wanted else b
+    form = "larger" if wanted == ">" else "smaller"
     slots = {"a": str(a), "b": str(b)}
-    return Problem("compare", form, f"{form} {a},{b}", slots, "\n".join(lines), str(best(a, b)))
+    return Problem("compare", form, f"{form} {a},{b}", slots, "\n".join(lines), str(answer))
 
 
 def _relation(a: int, b: int) -> str:
     return "=" if a == b else ">" if a > b else "<"
 
 
-def _compare_list(numbers: list[int], *, largest: bool) -> Problem:
-    best = max if largest else min
-    running, seen = [], numbers[0]
-    for number in numbers:
-        seen = best(seen, number)
-        running.append(f"{number}:{seen}")
+def _compare_list(numbers: list[int], wanted: str) -> Problem:
+    best = numbers[0]
+    lines = [f"{wanted}{best}"]
+    for number in numbers[1:]:
+        relation = _relation(number, best)
+        line = f"{number}{relation}{best}"
+        best = number if relation == wanted else best
+        lines.append(f"{line}:{best}")
     listed = ", ".join(map(str, numbers))
-    form = "largest" if largest else "smallest"
+    form = "largest" if wanted == ">" else "smallest"
     slots = {"list": listed}
-    return Problem("compare", form, f"{form} {listed}", slots, "\n".join(running), str(seen))
+    return Problem("compare", form, f"{form} {listed}", slots, "\n".join(lines), str(best))
 
 
 def sort(rng: Random, ranges: Ranges) -> Problem:
@@ -190,12 +194,12 @@ def _word(rng: Random, length: Span) -> str:
 
 
 def _numbered(word: str, base: int = 1) -> list[str]:
-    """`a1`, `b2`, ...: a character and its place."""
-    return [f"{character}{place}" for place, character in enumerate(word, base)]
+    """`1a`, `2b`, ...: a place, and the character there."""
+    return [f"{place}{character}" for place, character in enumerate(word, base)]
 
 
 def count(rng: Random, ranges: Ranges) -> Problem:
-    """Letter by letter: its place, and how many were seen so far."""
+    """Letter by letter: its place, the letter that is asked for, and how many were seen so far."""
     low, high = ranges.count_length
     fitting = [word for word in WORDS if low <= len(word) <= high]
     word = rng.choice(fitting) if fitting and rng.random() < 0.2 else _word(rng, (low, high))
@@ -203,9 +207,9 @@ def count(rng: Random, ranges: Ranges) -> Problem:
     seen, steps = 0, []
     for character, numbered in zip(word, _numbered(word), strict=True):
         seen += character == letter
-        steps.append(f"{numbered}:{seen}")
+        steps.append(f"{numbered}{letter}{seen}")
     slots = {"word": word, "letter": letter}
-    return Problem("count", "count", f"{letter} in {word}", slots, "".join(steps), str(seen))
+    return Problem("count", "count", f"{letter} in {word}", slots, ",".join(steps), str(seen))
 
 
 def reverse(rng: Random, ranges: Ranges) -> Problem:
