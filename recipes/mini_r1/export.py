@@ -107,6 +107,7 @@ def write(model: MiniR1, tokenizer: Tokenizer, root: Path, chat_template: str) -
         folder = root / name
         folder.mkdir(parents=True, exist_ok=True)
         save_file(values, folder / "model.safetensors", metadata={"format": "pt"})
+        (folder / "model.safetensors").chmod(0o644)  # the library writes it for its owner alone
         ends = {"bos_token_id": mini_tokenizer.BOS_ID, "eos_token_id": mini_tokenizer.EOS_ID}
         _write_json(folder / "config.json", model.shape.config() | ends | more)
         _write_json(folder / "generation_config.json", {**ends, "do_sample": False})
