@@ -65,7 +65,10 @@ def train(texts: Iterable[str], vocab_size: int) -> Tokenizer:
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
-    return tokenizer
+    written = json.loads(tokenizer.to_str())
+    for token in written["added_tokens"]:
+        token["special"] = token["content"] not in _NOT_SPECIAL  # the trainer makes all special
+    return Tokenizer.from_str(json.dumps(written))
 
 
 def write(tokenizer: Tokenizer, folder: Path, chat_template: str, max_length: int) -> None:

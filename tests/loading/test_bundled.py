@@ -89,7 +89,6 @@ def test_damage_is_found_where_asked(bundle: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", bundled.BUNDLED)
-@pytest.mark.skipif(not bundled.root().exists(), reason="no model is bundled yet")
 def test_the_bundled_models_are_whole(name: str, tmp_path: Path) -> None:
     checkpoint = open_checkpoint(resolve(name, cache_dir=tmp_path, verify=True))
     assert checkpoint.name == name

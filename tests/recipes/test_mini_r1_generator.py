@@ -152,3 +152,8 @@ def test_the_tokenizer_is_byte_level_and_keeps_control_tokens(trained_tokenizer)
     text = "<｜User｜>héllo ünïcode 你好，世界 \U0001f600\t\n{}"
     ids = trained_tokenizer.encode(text, add_special_tokens=False).ids
     assert trained_tokenizer.decode(ids, skip_special_tokens=False) == text
+
+
+def test_decoding_keeps_the_marks_of_thinking(trained_tokenizer) -> None:
+    ids = trained_tokenizer.encode("<｜User｜><think>\n1</think>2", add_special_tokens=False).ids
+    assert trained_tokenizer.decode(ids, skip_special_tokens=True) == "<think>\n1</think>2"

@@ -19,8 +19,6 @@ import openai
 import pytest
 from openai.types.chat import ChatCompletionMessage
 
-from tribody.loading import bundled
-
 NO_NETWORK = """\
 import sys
 
@@ -62,8 +60,6 @@ def test_the_network_is_cut(cut_off: dict[str, str]) -> None:
 
 @pytest.fixture(scope="module")
 def client(cut_off: dict[str, str]) -> Iterator[openai.OpenAI]:
-    if not bundled.root().exists():
-        pytest.skip("no model is bundled yet")
     process = subprocess.Popen(
         [sys.executable, "-m", "tribody.cli.main", "serve", "--port", "0"],
         stdout=subprocess.PIPE,
