@@ -77,14 +77,15 @@ def _compare(prompt: str, lines: list[str], answer: str) -> bool:
         expected = [f"{wanted}{numbers[0]}"]
         for i, number in enumerate(numbers[1:], 1):
             before = best(numbers[:i])
-            expected.append(f"{number}{_relation(number, before)}{before}:{best(before, number)}")
+            relation = _relation(number, before)
+            expected.append(f"{number},{before}{relation}:{best(before, number)}")
     else:
         a, b = numbers
         columns = len(str(max(numbers)))
         expected = [f"{a:0{columns}},{b:0{columns}}:{wanted}"]
         for column in reversed(range(columns)):
             x, y = a // 10**column % 10, b // 10**column % 10
-            expected.append(f"{x}{_relation(x, y)}{y}")
+            expected.append(f"{x}{y}{_relation(x, y)}")
             if x != y:
                 break
     return lines == expected and answer == str(best(numbers))
@@ -119,15 +120,18 @@ def _slice(prompt: str, lines: list[str], answer: str) -> bool:
     (word,) = _QUOTED.findall(prompt)
     python = re.search(r"\[(\d+):(\d+)\]", prompt)
     numbers = [int(number) for number in _NUMBER.findall(prompt)]
+    last = "last" in prompt or "后" in prompt
     if python:
         base, start, stop = 0, *numbers
     elif len(numbers) == 2:
         base, start, stop = 1, numbers[0] - 1, numbers[1]
-    elif "last" in prompt or "后" in prompt:
+    elif last:
         base, start, stop = 1, len(word) - numbers[0], len(word)
     else:
         base, start, stop = 1, 0, numbers[0]
     numbered = [f"{i}{c}" for i, c in enumerate(word, base)]
+    if last:
+        numbered = [f"{len(word) - i}{c}" for i, c in enumerate(word)]
     expected = ["".join(numbered), "".join(numbered[start:stop])]
     return lines == expected and answer == word[start:stop]
 
@@ -145,11 +149,12 @@ def _trace(prompt: str, lines: list[str], answer: str) -> bool:
             continue
         before = values[source]
         values[target] = before + int(step) if sign == "+" else before - int(step)
-        filled = f"{before}{sign}{step}"
-        expected.append(f"{target}={source}{sign}{step}={filled}={values[target]}")
+        expected.append(f"{target}:{source}={before}{sign}{step},{target}={values[target]}")
     rest = _ASSIGNMENT.sub("", prompt)
     asked = re.findall(r"(?<![A-Za-z])([a-z])(?![A-Za-z])", rest)
-    return lines == expected and len(asked) == 1 and answer == str(values[asked[0]])
+    (name,) = asked
+    expected.append(f"{name}={values[name]}")
+    return lines == expected and answer == str(values[name])
 
 
 def _call(prompt: str, lines: list[str], answer: str) -> bool:

@@ -13,7 +13,7 @@ from random import Random
 
 from recipes.mini_r1.lookup import draw_length, lookup
 from recipes.mini_r1.phrases import phrases
-from recipes.mini_r1.problems import LONGER, SHORT_TASKS, TRAINED, Problem, Ranges
+from recipes.mini_r1.problems import LONGER, SHORT_TASKS, TRAINED, WEIGHTS, Problem, Ranges
 
 SHARE = 10
 TASKS = (*SHORT_TASKS, "lookup", "lookup two hops")
@@ -125,7 +125,8 @@ def short_example(rng: Random, ranges: Ranges = TRAINED, direct: float = 0.05) -
         earlier = _trained(rng, rng.choice(tuple(SHORT_TASKS)), ranges)
         phrase = rng.choice(phrases(earlier.form, held_out=False))
         before += f"<｜User｜>{phrase.fill(earlier.slots)}<｜Assistant｜>{earlier.answer}{EOS}"
-    problem = _trained(rng, rng.choice(tuple(SHORT_TASKS)), ranges)
+    (task,) = rng.choices(tuple(WEIGHTS), tuple(WEIGHTS.values()))
+    problem = _trained(rng, task, ranges)
     return [_turn(rng, problem, before, direct=direct)]
 
 

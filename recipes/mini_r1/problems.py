@@ -121,7 +121,7 @@ def _different(rng: Random, length: Span) -> list[int]:
 def compare(rng: Random, ranges: Ranges) -> Problem:
     """The larger or smaller of two numbers, digit by digit, or of a list, by a running best.
 
-    The first line holds the relation that is wanted, `>` or `<`.
+    The first line holds the relation that is wanted, `>` or `<`; a relation follows its two sides.
     """
     wanted = rng.choice("><")
     if rng.random() < 0.5:
@@ -134,7 +134,7 @@ def compare(rng: Random, ranges: Ranges) -> Problem:
     x, y = _padded(a, b)
     lines = [f"{x},{y}:{wanted}"]
     for p, q in zip(x, y, strict=True):
-        lines.append(f"{p}{_relation(int(p), int(q))}{q}")
+        lines.append(f"{p}{q}{_relation(int(p), int(q))}")
         if p != q:
             break
     answer = a if _relation(a, b) == wanted else b
@@ -152,7 +152,7 @@ def _compare_list(numbers: list[int], wanted: str) -> Problem:
     lines = [f"{wanted}{best}"]
     for number in numbers[1:]:
         relation = _relation(number, best)
-        line = f"{number}{relation}{best}"
+        line = f"{number},{best}{relation}"
         best = number if relation == wanted else best
         lines.append(f"{line}:{best}")
     listed = ", ".join(map(str, numbers))
@@ -233,6 +233,8 @@ def cut(rng: Random, ranges: Ranges) -> Problem:
         start, stop = rng.randint(1, length - 1), length
     base = 0 if form == "slice python" else 1
     numbered = _numbered(word, base)
+    if form == "slice last":  # counted from the end
+        numbered = [f"{length - place}{character}" for place, character in enumerate(word)]
     thinking = "".join(numbered) + "\n" + "".join(numbered[start:stop])
     slots = {"word": word, "i": str(start + base), "j": str(stop), "n": str(stop - start)}
     values = f"{form} {word}[{start}:{stop}]"
@@ -240,7 +242,10 @@ def cut(rng: Random, ranges: Ranges) -> Problem:
 
 
 def trace(rng: Random, ranges: Ranges) -> Problem:
-    """Assignments one after the other; each is copied, filled in and worked out."""
+    """Assignments one after the other: the target, the source's value, and the target's value.
+
+    `d = u - 3` is `d:u=20-3` and `d=17`; the last line is what was asked for.
+    """
     names = rng.sample(string.ascii_lowercase, 6)
     values: dict[str, int] = {}
     program, steps = [], []
@@ -257,8 +262,9 @@ def trace(rng: Random, ranges: Ranges) -> Problem:
         sign = "-" if before >= step and rng.random() < 0.5 else "+"
         values[target] = before + step if sign == "+" else before - step
         program.append(f"{target} = {source} {sign} {step}")
-        steps.append(f"{target}={source}{sign}{step}={before}{sign}{step}={values[target]}")
+        steps.append(f"{target}:{source}={before}{sign}{step},{target}={values[target]}")
     asked = target if rng.random() < 0.5 else rng.choice(list(values))
+    steps.append(f"{asked}={values[asked]}")
     separator = rng.choice(("\n", "; "))
     slots = {"program": separator.join(program), "name": asked}
     key = "; ".join([*program, asked])
@@ -290,6 +296,19 @@ def call(rng: Random, ranges: Ranges) -> Problem:
     return Problem("call", "call", answer, slots, thinking, answer)
 
 
+# How often a task is drawn in training: those that take longest to learn most often.
+WEIGHTS = {
+    "add": 0.8,
+    "subtract": 1.0,
+    "multiply": 0.7,
+    "compare": 2.0,
+    "sort": 3.0,
+    "count": 0.8,
+    "reverse": 0.5,
+    "slice": 1.2,
+    "trace": 1.5,
+    "call": 0.7,
+}
 SHORT_TASKS: dict[str, Callable[[Random, Ranges], Problem]] = {
     "add": add,
     "subtract": subtract,

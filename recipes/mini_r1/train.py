@@ -53,16 +53,16 @@ class Plan:
     """What fixes a run, besides the shape.  Fractions are of `tokens`."""
 
     seed: int = 1
-    tokens: int = 32_000_000  # read in all, padding included
+    tokens: int = 28_000_000  # read in all, padding included
     batch_tokens: int = 4096
     pool_batches: int = 96  # drawn together, then sorted by length
     # From this fraction of the run on: look-ups up to this many tokens, and their share of the
     # batches.  Short ones first and often, until values are found; then the other tasks.
     curriculum: tuple[tuple[float, int, float], ...] = (
         (0.0, 112, 0.5),
-        (0.19, 224, 0.4),
-        (0.24, 512, 0.3),
-        (0.3, 1100, 0.3),
+        (0.2, 224, 0.4),
+        (0.25, 512, 0.3),
+        (0.3, 1100, 0.25),
     )
     questions: int = 6
     learning_rate: float = 4e-3  # of the matrices
