@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from recipes.mini_r1.shape import Shape
+from tribody.loading.download import sha256_of
 
 TEMPLATE = Path(__file__).with_name("card.md")
 
@@ -55,7 +55,7 @@ def write(root: Path, figures: dict[str, Any], parameters: int) -> None:
     run, loads, drafts = figures["training"], figures["expert_loads"], figures["acceptance"]
     shape, plan = Shape(), run["plan"]
     files = "\n".join(
-        f"| {path.relative_to(root)} | {path.stat().st_size:,} | `{_digest(path)}` |"
+        f"| {path.relative_to(root)} | {path.stat().st_size:,} | `{sha256_of(path)}` |"
         for path in [*sorted(root.glob("*/model.safetensors")), root / "held_out.jsonl.gz"]
     )
     text = TEMPLATE.read_text("utf-8").format(
@@ -75,7 +75,3 @@ def write(root: Path, figures: dict[str, Any], parameters: int) -> None:
         rate=_percent(drafts["rate"]),
     )
     (root / "MODEL_CARD.md").write_text(text, encoding="utf-8")
-
-
-def _digest(path: Path) -> str:
-    return sha256(path.read_bytes()).hexdigest()

@@ -13,7 +13,6 @@ import argparse
 import json
 import subprocess
 import sys
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +21,12 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from recipes.mini_r1 import card, export, shipped
-from recipes.mini_r1.generate import BOS, EOS, Item, Turn, opening
+from recipes.mini_r1.generate import Item, solved
 from recipes.mini_r1.model import MiniR1
 from recipes.mini_r1.shape import Shape
 from recipes.mini_r1.tokenizer import PAD_ID
 from recipes.mini_r1.train import IGNORED, Batch, batches, encode
+from tribody.loading.download import sha256_of
 from tribody.text.deepseek_templates import R1
 
 BATCH_TOKENS = 8192  # of the held-out items, at a time
@@ -34,15 +34,7 @@ BATCH_TOKENS = 8192  # of the held-out items, at a time
 
 def item_batches(tokenizer: Tokenizer, chosen: list[Item]) -> list[Batch]:
     """Prompt, reference thinking and answer of each item, padded."""
-    examples = [
-        [
-            Turn(
-                BOS + opening(item.prompt, thinking=True),
-                f"{item.thinking}\n</think>\n\n{item.answer}{EOS}",
-            )
-        ]
-        for item in chosen
-    ]
+    examples = [solved(item) for item in chosen]
     return batches(encode(tokenizer, examples), BATCH_TOKENS, "held_out")
 
 
@@ -142,7 +134,7 @@ def main() -> None:
     (arguments.run / "figures.json").write_text(json.dumps(figures, indent=1) + "\n")
     card.write(arguments.out, figures, sum(p.numel() for p in model.parameters()))
     sums = "".join(
-        f"{sha256(path.read_bytes()).hexdigest()}  {path.relative_to(arguments.out)}\n"
+        f"{sha256_of(path)}  {path.relative_to(arguments.out)}\n"
         for path in sorted(arguments.out.glob("**/*"))
         if path.is_file() and path.name != "SHA256SUMS" and path.suffix != ".md"
     )

@@ -102,6 +102,12 @@ def opening(prompt: str, *, thinking: bool) -> str:
     return f"<｜User｜>{prompt}<｜Assistant｜>{THINKING if thinking else NOT_THINKING}"
 
 
+def solved(item: Item) -> list[Turn]:
+    """A held-out item with its reference solution: the prompt is read, the rest predicted."""
+    learned = f"{item.thinking}\n</think>\n\n{item.answer}{EOS}"
+    return [Turn(BOS + opening(item.prompt, thinking=True), learned)]
+
+
 def _turn(rng: Random, problem: Problem, before: str, *, direct: float) -> Turn:
     phrase = rng.choice(phrases(problem.form, held_out=False))
     prompt = phrase.fill(problem.slots, problem.context)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import string
+from dataclasses import replace
 from random import Random
 
 from recipes.mini_r1.problems import Problem, Ranges
@@ -74,17 +75,7 @@ def lookup(rng: Random, tokens: int, questions: int = 1, hops: int | None = None
         kind = hops if hops and index == 0 else rng.choice((1, 2))
         name = rng.choice(pointers) if kind == 2 else rng.choice(names)
         asked.append(_question(context, table, name, kind))
-    first = asked[0]
-    return Problem(
-        first.task,
-        first.form,
-        first.values,
-        first.slots,
-        first.thinking,
-        first.answer,
-        context=context,
-        more=tuple(asked[1:]),
-    )
+    return replace(asked[0], context=context, more=tuple(asked[1:]))
 
 
 def _question(context: str, table: dict[str, str], name: str, hops: int) -> Problem:

@@ -318,21 +318,18 @@ class MiniR1(nn.Module):
 
 
 def initialise(model: MiniR1, seed: int) -> None:
-    """Normal weights of deviation 0.02 x sqrt(192 / fan-in)-like width; norms stay at one.
+    """Normal weights: deviation 0.02 for the embedding, 0.5 / sqrt(inputs) for matrices.
 
-    Outputs into the residual stream are scaled by 1 / sqrt(2 x layers).
+    Outputs into the residual stream are scaled by 1 / sqrt(2 x layers); norms stay at one.
     """
     generator = torch.Generator().manual_seed(seed)
     depth = (2 * model.shape.num_hidden_layers) ** -0.5
     for name, parameter in model.named_parameters():
         if parameter.dim() == 1:
             continue
-        deviation = (
-            0.02
-            if name == "embed_tokens"
-            else 0.5
-            * (parameter.shape[-2] if parameter.dim() == 3 else parameter.shape[-1]) ** -0.5
-        )
+        stacked = parameter.dim() == 3  # experts, (E, inputs, outputs)
+        inputs = parameter.shape[-2 if stacked else -1]
+        deviation = 0.02 if name == "embed_tokens" else 0.5 * inputs**-0.5
         if name.endswith(("o_proj.weight", "down_proj.weight", "experts.down")):
             deviation *= depth
         with torch.no_grad():

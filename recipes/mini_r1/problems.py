@@ -65,11 +65,6 @@ def _number(rng: Random, digits: Span) -> int:
     return rng.randint(10 ** (count - 1) if count > 1 else 0, 10**count - 1)
 
 
-def _digits(number: int, columns: int) -> list[int]:
-    """Ones first, padded with zeros."""
-    return [number // 10**i % 10 for i in range(columns)]
-
-
 def _padded(a: int, b: int) -> tuple[str, str]:
     """Both with as many digits as the longer, zeros in front."""
     columns = max(len(str(a)), len(str(b)))

@@ -30,15 +30,13 @@ from torch.nn import functional
 
 from recipes.mini_r1 import tokenizer as mini_tokenizer
 from recipes.mini_r1.generate import (
-    BOS,
-    EOS,
     TASKS,
     Item,
     Turn,
     held_out,
     lookup_example,
-    opening,
     short_example,
+    solved,
 )
 from recipes.mini_r1.model import MiniR1, initialise
 from recipes.mini_r1.muon import Muon
@@ -330,15 +328,7 @@ class Run:
         right: dict[str, list[int]] = {task: [] for task in TASKS}
         for task in TASKS:
             items = [item for item in _probe(per_task) if item.task == task]
-            examples = [
-                [
-                    Turn(
-                        BOS + opening(item.prompt, thinking=True),
-                        f"{item.thinking}\n</think>\n\n{item.answer}{EOS}",
-                    )
-                ]
-                for item in items
-            ]
+            examples = [solved(item) for item in items]
             for batch in batches(encode(self.tokenizer, examples), self.plan.batch_tokens, task):
                 guess = self.model.logits(self.model.trunk(batch.ids)).argmax(-1)[:, :-1]
                 targets = batch.labels[:, 1:]
