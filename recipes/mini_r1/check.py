@@ -74,11 +74,11 @@ def _compare(prompt: str, lines: list[str], answer: str) -> bool:
     largest = any(word in prompt for word in ("larg", "great", "大"))
     best, wanted = (max, ">") if largest else (min, "<")
     if len(numbers) > 2:
-        expected = [f"{wanted}{numbers[0]}"]
+        expected = [f"{wanted}{numbers[0]:02}"]
         for i, number in enumerate(numbers[1:], 1):
             before = best(numbers[:i])
             relation = _relation(number, before)
-            expected.append(f"{number},{before}{relation}:{best(before, number)}")
+            expected.append(f"{number:02},{before:02}{relation}:{best(before, number):02}")
     else:
         a, b = numbers
         columns = len(str(max(numbers)))
@@ -96,7 +96,8 @@ def _sort(prompt: str, lines: list[str], answer: str) -> bool:
     falling = any(word in prompt for word in ("to small", "descending", "从大到小", "降序"))
     whole = sorted(left, reverse=falling)
     for line, chosen in zip(lines, whole, strict=True):
-        if line != f"{', '.join(map(str, left))}:{chosen}":
+        written = ",".join(f"{number:02}" for number in left)
+        if line != f"{written}{'>' if falling else '<'}{chosen:02}":
             return False
         left.remove(chosen)
     return answer == ", ".join(map(str, whole))

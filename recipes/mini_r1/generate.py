@@ -13,7 +13,7 @@ from random import Random
 
 from recipes.mini_r1.lookup import draw_length, lookup
 from recipes.mini_r1.phrases import phrases
-from recipes.mini_r1.problems import LONGER, SHORT_TASKS, TRAINED, WEIGHTS, Problem, Ranges
+from recipes.mini_r1.problems import LONGER, SHORT_TASKS, TRAINED, WEIGHTS, Problem
 
 SHARE = 10
 TASKS = (*SHORT_TASKS, "lookup", "lookup two hops")
@@ -108,35 +108,38 @@ def solved(item: Item) -> list[Turn]:
     return [Turn(BOS + opening(item.prompt, thinking=True), learned)]
 
 
-def _turn(rng: Random, problem: Problem, before: str, *, direct: float) -> Turn:
+DIRECT = 0.05  # of the answers are given without thinking
+
+
+def _turn(rng: Random, problem: Problem, before: str) -> Turn:
     phrase = rng.choice(phrases(problem.form, held_out=False))
     prompt = phrase.fill(problem.slots, problem.context)
-    thinking = rng.random() >= direct
+    thinking = rng.random() >= DIRECT
     learned = f"{problem.thinking}\n</think>\n\n" if thinking else ""
     return Turn(before + opening(prompt, thinking=thinking), f"{learned}{problem.answer}{EOS}")
 
 
-def _trained(rng: Random, task: str, ranges: Ranges) -> Problem:
+def _trained(rng: Random, task: str) -> Problem:
     while True:
-        problem = SHORT_TASKS[task](rng, ranges)
+        problem = SHORT_TASKS[task](rng, TRAINED)
         if not is_held_out(problem):
             return problem
 
 
-def short_example(rng: Random, ranges: Ranges = TRAINED, direct: float = 0.05) -> list[Turn]:
+def short_example(rng: Random) -> list[Turn]:
     """One short problem; sometimes after an earlier exchange, of which the template keeps the
     answer and not the thinking."""
     before = BOS
     if rng.random() < 0.08:
-        earlier = _trained(rng, rng.choice(tuple(SHORT_TASKS)), ranges)
+        earlier = _trained(rng, rng.choice(tuple(SHORT_TASKS)))
         phrase = rng.choice(phrases(earlier.form, held_out=False))
         before += f"<｜User｜>{phrase.fill(earlier.slots)}<｜Assistant｜>{earlier.answer}{EOS}"
     (task,) = rng.choices(tuple(WEIGHTS), tuple(WEIGHTS.values()))
-    problem = _trained(rng, task, ranges)
-    return [_turn(rng, problem, before, direct=direct)]
+    problem = _trained(rng, task)
+    return [_turn(rng, problem, before)]
 
 
-def lookup_example(rng: Random, tokens: int, questions: int, direct: float = 0.05) -> list[Turn]:
+def lookup_example(rng: Random, tokens: int, questions: int) -> list[Turn]:
     """One context and several questions about it, in a conversation.
 
     Only the first question sees what a held-out item shows; the others make more of the context,
@@ -147,6 +150,6 @@ def lookup_example(rng: Random, tokens: int, questions: int, direct: float = 0.0
         asked = (problem, *problem.more)
         if not any(is_held_out(question) for question in asked):
             break
-    turns = [_turn(rng, problem, BOS, direct=direct)]
-    turns += [_turn(rng, question, "", direct=direct) for question in problem.more]
+    turns = [_turn(rng, problem, BOS)]
+    turns += [_turn(rng, question, "") for question in problem.more]
     return turns

@@ -33,7 +33,6 @@ FILLER = (
     "服务器搬到了另一个房间。",
 )
 TOKENS_PER_ENTRY = 8  # `"abc": "x4y", ` is a b c `": "` x 4 y `", "`
-TOKENS_PER_SENTENCE = 6
 
 
 def _name(rng: Random) -> str:
@@ -64,18 +63,25 @@ def lookup(rng: Random, tokens: int, questions: int = 1, hops: int | None = None
     ends = shuffled[len(pointers) :]
     for name in pointers:
         table[name] = rng.choice(ends)
-    sentences = int((room - entries * TOKENS_PER_ENTRY) / TOKENS_PER_SENTENCE)
-    before = rng.randint(0, sentences)
-    parts = [rng.choice(FILLER) for _ in range(before)]
-    parts.append(json.dumps(table))
-    parts += [rng.choice(FILLER) for _ in range(sentences - before)]
-    context = " ".join(parts)
+    sentences = _filler(rng, room - entries * TOKENS_PER_ENTRY)
+    before = rng.randint(0, len(sentences))
+    context = " ".join([*sentences[:before], json.dumps(table), *sentences[before:]])
     asked = []
     for index in range(questions):
         kind = hops if hops and index == 0 else rng.choice((1, 2))
         name = rng.choice(pointers) if kind == 2 else rng.choice(names)
         asked.append(_question(context, table, name, kind))
     return replace(asked[0], context=context, more=tuple(asked[1:]))
+
+
+def _filler(rng: Random, tokens: int) -> list[str]:
+    """Sentences of about `tokens` tokens: a Chinese one is 3, an English one a token a word."""
+    sentences = []
+    while tokens > 0:
+        sentence = rng.choice(FILLER)
+        sentences.append(sentence)
+        tokens -= len(sentence.split()) + 1 if sentence.isascii() else 3
+    return sentences
 
 
 def _question(context: str, table: dict[str, str], name: str, hops: int) -> Problem:

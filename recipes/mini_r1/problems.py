@@ -143,13 +143,14 @@ def _relation(a: int, b: int) -> str:
 
 
 def _compare_list(numbers: list[int], wanted: str) -> Problem:
+    """Two digits each, so that the tens can be compared first."""
     best = numbers[0]
-    lines = [f"{wanted}{best}"]
+    lines = [f"{wanted}{best:02}"]
     for number in numbers[1:]:
         relation = _relation(number, best)
-        line = f"{number},{best}{relation}"
+        line = f"{number:02},{best:02}{relation}"
         best = number if relation == wanted else best
-        lines.append(f"{line}:{best}")
+        lines.append(f"{line}:{best:02}")
     listed = ", ".join(map(str, numbers))
     form = "largest" if wanted == ">" else "smallest"
     slots = {"list": listed}
@@ -157,14 +158,19 @@ def _compare_list(numbers: list[int], wanted: str) -> Problem:
 
 
 def sort(rng: Random, ranges: Ranges) -> Problem:
-    """Selection: each line is what is left, and its smallest (or largest)."""
+    """Selection: each line is what is left, two digits each, then `<` and the smallest of it.
+
+    (Or `>` and the largest.)  With two digits the tens of the chosen one are decided first, then
+    its ones among those with the same tens.
+    """
     falling = rng.random() < 0.4
     left = _different(rng, ranges.list_length)
     listed = ", ".join(map(str, left))
     answer, lines = [], []
     while left:
         chosen = max(left) if falling else min(left)
-        lines.append(f"{', '.join(map(str, left))}:{chosen}")
+        written = ",".join(f"{number:02}" for number in left)
+        lines.append(f"{written}{'>' if falling else '<'}{chosen:02}")
         left.remove(chosen)
         answer.append(str(chosen))
     form = "sort falling" if falling else "sort rising"

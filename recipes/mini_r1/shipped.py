@@ -13,7 +13,7 @@ from recipes.mini_r1.generate import Item, held_out, held_out_lookups
 SEED = 2026  # training's own probes have another
 PER_TASK, LONGER_PER_TASK = 270, 40
 AT_LONGEST = 200  # single-hop look-ups at the longest trained context
-LONGEST, AIM = 1024, 1064  # their prompts have at least LONGEST tokens
+LONGEST, AIM = 1024, 1080  # their prompts have at least LONGEST tokens
 AT_LONGEST_TASK = f"lookup at {LONGEST}"
 
 

@@ -69,13 +69,13 @@ def test_the_items_are_those_that_the_generator_holds_out() -> None:
         assert [json.loads(line) for line in lines] == [asdict(item) for item in shipped.items()]
 
 
-def test_the_longest_look_ups_have_about_1024_tokens(items) -> None:
+def test_the_longest_look_ups_have_at_least_1024_tokens(items) -> None:
     checkpoint = open_checkpoint(ROOT / "mini-r1")
     tokenizer = Tokenizer.from_source(checkpoint.tokenizer_source)
     longest = [item for item in items if item.task == shipped.AT_LONGEST_TASK]
     assert len(longest) == shipped.AT_LONGEST
     for item in longest:
-        assert len(tokenizer.encode(item.prompt, add_special_tokens=False)) > 0.93 * shipped.LONGEST
+        assert len(tokenizer.encode(item.prompt, add_special_tokens=False)) >= shipped.LONGEST
 
 
 @pytest.mark.parametrize("name", bundled.BUNDLED)

@@ -77,9 +77,9 @@ def test_nothing_held_out_is_ever_trained(monkeypatch) -> None:
 
     real = generate._turn
 
-    def turn(rng, problem, before, *, direct):
+    def turn(rng, problem, before):
         asked.append(problem)
-        return real(rng, problem, before, direct=direct)
+        return real(rng, problem, before)
 
     monkeypatch.setattr(generate, "phrases", watched)
     monkeypatch.setattr(generate, "_turn", turn)
