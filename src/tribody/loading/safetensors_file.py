@@ -58,7 +58,7 @@ class SafetensorsFile:
     def __init__(self, path: Path) -> None:
         self.file = OpenFile(path)
         try:
-            self.tensors = _read_header(self.file)
+            self.tensors, self.metadata = _read_header(self.file)
         except BadModel:
             self.file.close()
             raise
@@ -91,8 +91,8 @@ def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
     return result
 
 
-def _read_header(file: OpenFile) -> dict[str, TensorEntry]:
-    """Parse and check the header; returns the tensors in the order of their data."""
+def _read_header(file: OpenFile) -> tuple[dict[str, TensorEntry], dict[str, str]]:
+    """Parse and check the header; returns the tensors in the order of their data, and metadata."""
     if file.size < 8:
         raise BadModel(f"{file.path}: has {file.size} bytes; a safetensors file has at least 8")
     length = int.from_bytes(file.read_bytes(0, 8), "little")
@@ -111,14 +111,14 @@ def _read_header(file: OpenFile) -> dict[str, TensorEntry]:
         raise BadModel(f"{file.path}: the header does not start with '{{'; it is not safetensors")
     header = _parse_json(file.path, raw)
     header_entries = {key: value for key, value in header.items() if key != "__metadata__"}
-    _check_metadata(file.path, header.get("__metadata__", {}))
+    metadata = _checked_metadata(file.path, header.get("__metadata__", {}))
     if len(header_entries) > MAX_TENSORS:
         raise _too_many(file.path, f"{len(header_entries)} tensors", MAX_TENSORS)
     data_start = 8 + length
     entries = [
         _check_entry(file, name, value, data_start) for name, value in header_entries.items()
     ]
-    return _check_tiling(file, entries, data_start)
+    return _check_tiling(file, entries, data_start), metadata
 
 
 def _parse_json(path: Path, raw: bytes) -> dict[str, object]:
@@ -142,9 +142,10 @@ def _too_many(path: Path, what: str, limit: int) -> BadModel:
     return BadModel(f"{path}: {what}: more than the limit of {limit} in one file; use shards")
 
 
-def _check_metadata(path: Path, metadata: object) -> None:
+def _checked_metadata(path: Path, metadata: object) -> dict[str, str]:
     if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
         raise BadModel(f"{path}: __metadata__ must map strings to strings")
+    return metadata
 
 
 def _is_count(value: object) -> bool:
