@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from tests.loading import gguf_maker as make
 from tribody.core.errors import BadModel
-from tribody.loading.checkpoint import Checkpoint, open_checkpoint
+from tribody.loading.checkpoint import open_checkpoint
+from tribody.loading.checkpoint_face import Checkpoint
 
 F32 = NDArray[np.float32]
 VOCAB = 11

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from tests.loading.safetensors_maker import Tensors, header_of, pack, write
 from tribody.core.errors import BadModel
-from tribody.loading.checkpoint import Checkpoint, open_checkpoint
+from tribody.loading.checkpoint import open_checkpoint
+from tribody.loading.checkpoint_face import Checkpoint
 
 CONFIG = {"model_type": "llama", "hidden_size": 8}
 FP8 = {"quant_method": "fp8", "fmt": "e4m3", "activation_scheme": "dynamic",

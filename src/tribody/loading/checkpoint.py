@@ -1,74 +1,19 @@
-"""The one face of every checkpoint: named tensors in Hugging Face's names, read as float32.
-
-A checkpoint is a folder (config.json, safetensors files, tokenizer files) or one .gguf file.
-Readers hold a file descriptor, never a memory map of the weights: a file that is cut short while
-it is read gives BadModel, where a map would kill the process with SIGBUS.
-"""
+"""Opening a model's files, whatever their form."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
-from typing import Protocol
-
-import numpy as np
-from numpy.typing import NDArray
 
 from tribody.core.errors import BadModel
-from tribody.core.tokenizer_source import TokenizerSource
+from tribody.loading.checkpoint_face import Checkpoint
 from tribody.loading.config_json import check_folder, find_weights
 from tribody.loading.gguf_checkpoint import GgufCheckpoint
+from tribody.loading.packed_checkpoint import SUFFIX, PackedCheckpoint
 from tribody.loading.safetensors_checkpoint import SafetensorsCheckpoint
 
 
-class Checkpoint(Protocol):
-    """Named tensors plus what config.json and the tokenizer files say.
-
-    config             config.json's content; for GGUF rebuilt from the metadata in HF's names
-    generation_config  generation_config.json's content, {} when absent
-    tokenizer_source   what `text` needs to build a tokenizer and a chat template
-    fingerprint        hex SHA-256 over config, tensor table, file sizes and sampled content
-    name               a short id for people, such as "SmolLM2-135M-Instruct"
-    """
-
-    @property
-    def config(self) -> dict[str, object]: ...
-    @property
-    def generation_config(self) -> dict[str, object]: ...
-    @property
-    def tokenizer_source(self) -> TokenizerSource: ...
-    @property
-    def fingerprint(self) -> str: ...
-    @property
-    def name(self) -> str: ...
-
-    def names(self) -> Iterable[str]:
-        """Every weight's name, in file order; scale tensors of FP8 weights are not listed."""
-        ...
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        """The shape under Hugging Face's conventions: (out_features, in_features) for a matrix.
-
-        Raises: BadModel when the checkpoint has no such tensor.
-        """
-        ...
-
-    def read(self, name: str, rows: slice | None = None) -> NDArray[np.float32]:
-        """Read one tensor, dequantized; with `rows`, only that range of its first axis.
-
-        Returns a fresh C-contiguous float32 array that the caller owns.
-        Raises: BadModel when the name is unknown, the range is outside the tensor, the file was
-        truncated since it was opened, or the values cannot be decoded (NaN codes in FP8).
-        """
-        ...
-
-    def close(self) -> None:
-        """Release the files; reading afterwards is an error of ours."""
-        ...
-
-
 def open_checkpoint(path: Path) -> Checkpoint:
-    """Open a folder or a .gguf file.
+    """Open a folder, a .gguf file or a packed .tribody file.
 
     Raises: BadModel on anything malformed, unsafe or not supported; the message names the file.
     """
@@ -78,9 +23,11 @@ def open_checkpoint(path: Path) -> Checkpoint:
         if weights.suffix != ".gguf":
             return SafetensorsCheckpoint(path, weights)
         path = weights
+    if path.suffix == SUFFIX:
+        return PackedCheckpoint(path)
     if path.suffix != ".gguf":
         raise BadModel(
-            f"{path}: is neither a model folder nor a .gguf file; for safetensors name the folder "
-            "that also holds config.json"
+            f"{path}: is neither a model folder nor a .gguf or .tribody file; for safetensors name "
+            "the folder that also holds config.json"
         )
     return GgufCheckpoint(path)

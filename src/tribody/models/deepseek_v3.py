@@ -150,8 +150,8 @@ def _read_attention(config: ModelConfig, weights: WeightReader, layer: str) -> A
         q_b=q_b,
         kv_a_layernorm=weights.vector(f"{prefix}.kv_a_layernorm.weight"),
         kv_b_proj=kv_b,
-        w_uk=weights.pack_array(by_head[:, :nope].transpose(0, 2, 1), absorbed),
-        w_uv=weights.pack_array(by_head[:, nope:], absorbed),
+        w_uk=weights.derived(f"{prefix}.w_uk", by_head[:, :nope].transpose(0, 2, 1), absorbed),
+        w_uv=weights.derived(f"{prefix}.w_uv", by_head[:, nope:], absorbed),
         o_proj=weights.matrix(f"{prefix}.o_proj.weight"),
     )
 

@@ -11,7 +11,7 @@ import logging
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -81,9 +81,23 @@ def check_tensors(source: TensorSource, shapes: Shapes, skipped: Sequence[str]) 
     return num_values
 
 
+def part_name(names: Sequence[str]) -> str:
+    """One name for tensors that are packed as one matrix.
+
+    `model.layers.0.mlp.gate_proj+up_proj`; for a stack of experts the first expert's names, whose
+    number is left out.
+    """
+    stem, _, _ = names[0].removesuffix(".weight").rpartition(".")
+    leaves = [name.removesuffix(".weight").rpartition(".")[2] for name in names]
+    return f"{stem}.{'+'.join(leaves)}".replace(".experts.0.", ".experts.")
+
+
 @dataclass(slots=True)
 class WeightReader:
-    """Reads and packs.  `total` values are to be read; `num_bytes` is what was packed so far."""
+    """Reads and packs.  `total` values are to be read; `num_bytes` is what was packed so far.
+
+    `parts` and `vectors` hold all that was given out, by `part_name`.
+    """
 
     source: TensorSource
     ops: Ops
@@ -93,17 +107,20 @@ class WeightReader:
     num_read: int = 0
     reported: int = 0
     num_bytes: int = 0
+    parts: dict[str, Matrix] = field(default_factory=dict)
+    vectors: dict[str, F32] = field(default_factory=dict)
 
     def vector(self, *names: str) -> F32:
         """Norm weights or biases, float32 whatever the format; several are joined."""
-        parts = [self._read(name) for name in names]
-        joined = np.ascontiguousarray(parts[0] if len(parts) == 1 else np.concatenate(parts))
+        read = [self._read(name) for name in names]
+        joined = np.ascontiguousarray(read[0] if len(read) == 1 else np.concatenate(read))
         self.num_bytes += joined.nbytes
+        self.vectors[part_name(names)] = joined
         return joined
 
     def matrix(self, *names: str, weight_format: WeightFormat | None = None) -> Matrix:
         """One packed matrix whose rows are the named tensors' rows, in their order."""
-        return self._pack(self._joined(names), weight_format)
+        return self._pack(part_name(names), self._joined(names), weight_format)
 
     def stack(self, experts: Sequence[Sequence[str]]) -> Matrix:
         """(E, N, K): for each expert the named tensors' rows joined; packed one by one."""
@@ -111,8 +128,7 @@ class WeightReader:
         shape = (len(experts), sum(rows for rows, _ in shapes), shapes[0][1])
         matrices = (np.ascontiguousarray(self._joined(names)) for names in experts)
         packed = self.ops.pack_stack(matrices, shape, self.weight_format)
-        self.num_bytes += packed.num_bytes
-        return packed
+        return self._keep(part_name(experts[0]), packed)
 
     def decoded(self, matrix: Matrix) -> F32:
         """What a packed matrix (N, K) stands for, for a caller that packs parts of it."""
@@ -121,8 +137,9 @@ class WeightReader:
         self.ops.embed(matrix, np.arange(rows, dtype=np.int32), values)
         return values
 
-    def pack_array(self, values: F32, weight_format: WeightFormat) -> Matrix:
-        return self._pack(values, weight_format)
+    def derived(self, name: str, values: F32, weight_format: WeightFormat) -> Matrix:
+        """Values that a family made of others, packed under a name of their own."""
+        return self._pack(name, values, weight_format)
 
     def _read(self, name: str) -> F32:
         values = self.source.read(name)
@@ -148,7 +165,11 @@ class WeightReader:
             whole[row : row + len(values)] = values
             row += len(values)
 
-    def _pack(self, values: F32, weight_format: WeightFormat | None = None) -> Matrix:
-        packed = self.ops.pack(np.ascontiguousarray(values), weight_format or self.weight_format)
+    def _pack(self, name: str, values: F32, weight_format: WeightFormat | None) -> Matrix:
+        values = np.ascontiguousarray(values)
+        return self._keep(name, self.ops.pack(values, weight_format or self.weight_format))
+
+    def _keep(self, name: str, packed: Matrix) -> Matrix:
         self.num_bytes += packed.num_bytes
+        self.parts[name] = packed
         return packed
