@@ -17,8 +17,11 @@ from tests.models.five_ways import WAYS
 from tests.models.tolerance import logits_tolerance
 from tests.parity.reference_model import load_reference, reference_logits
 from tribody.core.config import EngineConfig
+from tribody.core.request import Chunk
+from tribody.engine.model_executor import step_input
 from tribody.loading import bundled
 from tribody.loading.checkpoint import open_checkpoint
+from tribody.memory.kv_store import KVStore
 from tribody.models.load import load_model
 from tribody.ops import native
 from tribody.quality.held_out import bundled_file, read_items
@@ -165,6 +168,39 @@ def test_the_mtp_module_equals_one_made_of_transformers_layers(model: MiniR1, ro
         ours = model.draft(hidden, ids)
     assert expected.abs().max() > 0.1
     assert torch.allclose(ours, expected, atol=2e-5 * float(expected.abs().max()))
+
+
+def test_the_engines_module_gives_the_logits_of_the_training_forward(
+    model: MiniR1, root: Path
+) -> None:
+    """Given h_t after the final norm, which is how the engine reads it; prompt and generated."""
+    checkpoint = open_checkpoint(root / "mini-r1")
+    loaded = load_model(checkpoint, native.OPS, "float32", drafter=True)
+    assert loaded.drafter is not None
+    ids = torch.tensor([TOKENS])
+    with torch.no_grad():
+        hidden = model.norm(model.trunk(ids), torch.float32)
+        expected = model.draft_logits(model.draft(hidden, ids))[0].numpy()
+        head = model.lm_head.weight.numpy()
+    count, pages = len(TOKENS) - 1, [4, 1, 2]
+    trunk = KVStore(loaded.kv_layout, 5, "float32")
+    loaded.forward(step_input([Chunk(0, TOKENS[:-1], 0, pages, False)], np.arange(count)), trunk)
+    states = loaded.drafter.hidden(np.arange(count))
+    tolerance = logits_tolerance(checkpoint.config, expected)
+    for cut in (count, 40):
+        own = KVStore(loaded.drafter.kv_layout, 5, "float32")
+        parts = [range(cut), *(range(row, row + 1) for row in range(cut, count))]
+        logits = []
+        for part in parts:
+            following = TOKENS[part.start + 1 : part.stop + 1]
+            chunk = Chunk(0, following, part.start, pages, len(part) == 1)
+            step = step_input([chunk], np.arange(len(part)))
+            tokens, normed = loaded.drafter.draft(step, states[part.start : part.stop], own)
+            logits.append(normed @ head.T)
+            assert tokens.tolist() == logits[-1].argmax(axis=1).tolist()
+        difference = np.abs(np.concatenate(logits) - expected).max()
+        print(f"cut {cut}: {difference:.2e} of {tolerance:.2e}")
+        assert difference <= tolerance
 
 
 def mtp_hidden(reference, tensors, hidden: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:

@@ -56,7 +56,10 @@ class Experts:
 
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
-    """One model.  `softmax_scale` already holds YaRN's factor; `num_mtp_layers` are not run."""
+    """One model.  `softmax_scale` already holds YaRN's factor.
+
+    The `num_mtp_layers` are no part of the model's answers; the first can draft tokens.
+    """
 
     model_type: str
     vocab_size: int

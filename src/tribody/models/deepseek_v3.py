@@ -4,7 +4,7 @@ Generated tokens attend in the absorbed form (over latents), prompt tokens in th
 (keys and values rebuilt per head); both read the same latent pages.  The router, the SwiGLU
 product, the residual stream and the head are float32, where the two official scripts differ.
 Source: DeepSeek-V2 and V3 papers, section 2.1; transformers deepseek_v2, deepseek_v3; parity test:
-tests/parity.  The multi-token-prediction layers are recognised and not loaded.
+tests/parity.  The multi-token-prediction layers are left to `deepseek_mtp`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from tribody.memory.kv_store import KVStore, latent_layout
 from tribody.models import vocabulary
 from tribody.models.config import Experts, Latent, ModelConfig
 from tribody.models.rope import RopeTable
-from tribody.models.step_input import Scratch, StepInput
+from tribody.models.step_input import Drafter, Scratch, StepInput
 from tribody.models.vocabulary import Vocabulary
 from tribody.models.weights import Shapes, WeightReader
 from tribody.ops.table import F32, I64, Matrix, Ops, Pages
@@ -35,17 +35,21 @@ def _is_sparse(config: ModelConfig, index: int) -> bool:
 
 def tensor_shapes(config: ModelConfig) -> Shapes:
     """Every tensor that this family reads, with its shape."""
-    hidden = config.hidden_size
     yield from vocabulary.tensor_shapes(config)
     for index in range(config.num_hidden_layers):
-        layer = f"model.layers.{index}"
-        yield f"{layer}.input_layernorm.weight", (hidden,)
-        yield f"{layer}.post_attention_layernorm.weight", (hidden,)
-        yield from _attention_shapes(f"{layer}.self_attn", _attention(config), hidden)
-        if config.experts is not None and _is_sparse(config, index):
-            yield from _expert_shapes(f"{layer}.mlp", config.experts, hidden)
-        else:
-            yield from _mlp_shapes(f"{layer}.mlp", config.intermediate_size, hidden)
+        yield from layer_shapes(config, index)
+
+
+def layer_shapes(config: ModelConfig, index: int) -> Shapes:
+    """The tensors of one decoder layer."""
+    layer, hidden = f"model.layers.{index}", config.hidden_size
+    yield f"{layer}.input_layernorm.weight", (hidden,)
+    yield f"{layer}.post_attention_layernorm.weight", (hidden,)
+    yield from _attention_shapes(f"{layer}.self_attn", _attention(config), hidden)
+    if config.experts is not None and _is_sparse(config, index):
+        yield from _expert_shapes(f"{layer}.mlp", config.experts, hidden)
+    else:
+        yield from _mlp_shapes(f"{layer}.mlp", config.intermediate_size, hidden)
 
 
 def _attention_shapes(prefix: str, latent: Latent, hidden: int) -> Shapes:
@@ -175,7 +179,8 @@ def _read_sparse(experts: Experts, weights: WeightReader, prefix: str) -> Sparse
     return SparseMLP(gate, bias, (gate_up, down), shared)
 
 
-def _read_layer(config: ModelConfig, weights: WeightReader, index: int) -> Layer:
+def read_layer(config: ModelConfig, weights: WeightReader, index: int) -> Layer:
+    """One decoder layer's weights, read and packed."""
     layer = f"model.layers.{index}"
     attention = _read_attention(config, weights, layer)
     norm = weights.vector(f"{layer}.post_attention_layernorm.weight")
@@ -185,44 +190,46 @@ def _read_layer(config: ModelConfig, weights: WeightReader, index: int) -> Layer
 
 
 class DeepseekV3:
-    """A loaded DeepSeek-V2 or V3."""
+    """A loaded DeepSeek-V2 or V3.
+
+    `hidden` (T, hidden_size) is the last step's residual stream before the final norm: a view that
+    the next step overwrites.
+    """
 
     def __init__(self, config: ModelConfig, weights: WeightReader) -> None:
         latent = _attention(config)
         self.config = config
-        self._ops: Ops = weights.ops
-        self._latent = latent
-        self._head_dims = (
-            latent.num_attention_heads,
-            latent.qk_nope_head_dim,
-            latent.qk_rope_head_dim,
-        )
+        self.drafter: Drafter | None = None
+        self.ops: Ops = weights.ops
         self.kv_layout = latent_layout(
             config.num_hidden_layers, latent.kv_lora_rank, latent.qk_rope_head_dim
         )
-        self._rope = RopeTable(config.rope)
-        self._scratch = Scratch()
+        self.rope = RopeTable(config.rope)
+        self.scratch = Scratch()
+        self.hidden: F32 = np.empty((0, config.hidden_size), np.float32)
         self.vocabulary = Vocabulary(config, weights)
-        self.layers = [_read_layer(config, weights, i) for i in range(config.num_hidden_layers)]
+        self.layers = [read_layer(config, weights, i) for i in range(config.num_hidden_layers)]
         self.num_bytes = weights.num_bytes
 
     def forward(self, step: StepInput, kv: KVStore) -> F32:
-        ops, config, scratch = self._ops, self.config, self._scratch
-        x = self.vocabulary.embed(step, scratch)
-        attend = _LatentStep(self, step)
+        x = self.hidden = self.vocabulary.embed(step, self.scratch)
+        attend = LatentStep(self, step)
         for layer, (pages,) in zip(self.layers, kv.layers, strict=True):
             attend.add(layer.attention, pages, x)
-            if isinstance(layer.mlp, DenseMLP):
-                mlp = layer.mlp
-                norm = layer.post_attention_layernorm
-                ops.norm_mlp(x, norm, config.rms_norm_eps, mlp.gate_up_proj, mlp.down_proj)
-            else:
-                self._add_experts(layer.mlp, layer.post_attention_layernorm, x)
-        return self.vocabulary.logits(x, step, scratch)
+            self.add_mlp(layer, x)
+        return self.vocabulary.logits(x, step, self.scratch)
+
+    def add_mlp(self, layer: Layer, x: F32) -> None:
+        """x += the layer's MLP or experts, of the normalised x."""
+        mlp, norm, eps = layer.mlp, layer.post_attention_layernorm, self.config.rms_norm_eps
+        if isinstance(mlp, DenseMLP):
+            self.ops.norm_mlp(x, norm, eps, mlp.gate_up_proj, mlp.down_proj)
+        else:
+            self._add_experts(mlp, norm, x)
 
     def _add_experts(self, mlp: SparseMLP, norm: F32, x: F32) -> None:
         """x += routed experts + shared expert, of the normalised x."""
-        ops, experts, scratch = self._ops, self.config.experts, self._scratch
+        ops, experts, scratch = self.ops, self.config.experts, self.scratch
         assert experts is not None
         top_k = experts.router.top_k
         hidden = scratch.rows("hidden", *x.shape)
@@ -235,17 +242,18 @@ class DeepseekV3:
         ops.moe(hidden, chosen, shares, mlp.experts, mlp.shared_experts, x)
 
 
-class _LatentStep:
+class LatentStep:
     """The arrays that latent attention shares between the layers of one step."""
 
     def __init__(self, model: DeepseekV3, step: StepInput) -> None:
-        latent, config, scratch = model._latent, model.config, model._scratch
+        latent, config, scratch = _attention(model.config), model.config, model.scratch
         num_rows = len(step.token_ids)
-        heads, nope, rope = model._head_dims
-        self._ops, self._head_dims, self._latent = model._ops, model._head_dims, latent
+        heads, nope = latent.num_attention_heads, latent.qk_nope_head_dim
+        rope = latent.qk_rope_head_dim
+        self._ops, self._head_dims, self._latent = model.ops, (heads, nope, rope), latent
         self._eps, self._scale = config.rms_norm_eps, config.softmax_scale
         self._slots: I64 = step.slots
-        self._cos_sin = model._rope.rows(step.positions)
+        self._cos_sin = model.rope.rows(step.positions)
         self._generated, self._prompts = step.split()
         self._cut = int(step.batch.row_starts[step.num_generated])
         q_width = heads * (nope + rope)

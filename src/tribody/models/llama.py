@@ -12,7 +12,7 @@ from tribody.memory.kv_store import KVStore, grouped_query_layout
 from tribody.models import vocabulary
 from tribody.models.config import GroupedQuery, ModelConfig
 from tribody.models.rope import RopeTable
-from tribody.models.step_input import Scratch, StepInput
+from tribody.models.step_input import Drafter, Scratch, StepInput
 from tribody.models.vocabulary import Vocabulary
 from tribody.models.weights import Shapes, WeightReader
 from tribody.ops.table import F32, Matrix, Ops
@@ -98,6 +98,7 @@ class Llama:
     def __init__(self, config: ModelConfig, weights: WeightReader) -> None:
         attention = _attention(config)
         self.config = config
+        self.drafter: Drafter | None = None
         self._ops: Ops = weights.ops
         self._heads = (
             attention.num_attention_heads,

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from tribody.core.config import WeightFormat
-from tribody.models import deepseek_v3, llama
+from tribody.models import deepseek_mtp, deepseek_v3, llama
 from tribody.models.config import GroupedQuery, ModelConfig, read_config
+from tribody.models.deepseek_mtp import DeepseekMTP
+from tribody.models.deepseek_v3 import DeepseekV3
 from tribody.models.step_input import Model
 from tribody.models.weights import Progress, Shapes, TensorSource, WeightReader, check_tensors
 from tribody.ops.table import Ops
@@ -34,14 +37,29 @@ def family_of(config: ModelConfig) -> Family:
     return GROUPED_QUERY if isinstance(config.attention, GroupedQuery) else LATENT
 
 
+def has_drafter(checkpoint: TensorSource) -> bool:
+    """Whether the checkpoint holds a multi-token-prediction module; many conversions leave it out.
+
+    Raises: BadModel.
+    """
+    config = read_config(checkpoint.config)
+    wanted = deepseek_mtp.main_tensor(config)
+    return (
+        config.num_mtp_layers > 0 and family_of(config) is LATENT and wanted in checkpoint.names()
+    )
+
+
 def load_model(
     checkpoint: TensorSource,
     ops: Ops,
     weight_format: WeightFormat,
     progress: Progress | None = None,
+    *,
+    drafter: bool = False,
 ) -> Model:
     """Check the checkpoint against its config, then read and pack it tensor by tensor.
 
+    `drafter`: read its multi-token-prediction module too (`has_drafter`).
     Norm weights, biases and router weights stay float32 whatever the format.  Config keys that
     are not known, and tensors that are not used, are logged once.
     Raises: BadModel naming the key or tensor, what was expected and what was found.
@@ -49,8 +67,17 @@ def load_model(
     config = read_config(checkpoint.config)
     if config.unknown_keys:
         logger.warning("unknown_config_keys=%s", ",".join(config.unknown_keys))
-    if config.num_mtp_layers:
-        logger.info("mtp_layers_skipped=%d", config.num_mtp_layers)
+    if config.num_mtp_layers > drafter:
+        logger.info("mtp_layers_skipped=%d", config.num_mtp_layers - drafter)
     family = family_of(config)
-    total = check_tensors(checkpoint, family.tensor_shapes(config), family.skipped_tensors(config))
-    return family.build(config, WeightReader(checkpoint, ops, weight_format, total, progress))
+    shapes = family.tensor_shapes(config)
+    if drafter:
+        shapes = itertools.chain(shapes, deepseek_mtp.tensor_shapes(config))
+    total = check_tensors(checkpoint, shapes, family.skipped_tensors(config))
+    weights = WeightReader(checkpoint, ops, weight_format, total, progress)
+    model = family.build(config, weights)
+    if drafter:
+        assert isinstance(model, DeepseekV3)
+        model.drafter = DeepseekMTP(model, weights)
+        model.num_bytes = weights.num_bytes
+    return model

@@ -42,16 +42,46 @@ class StepInput:
         return generated, AttentionBatch(row_starts, batch.starts[cut:], batch.page_tables[cut:])
 
 
+class Drafter(Protocol):
+    """A small network beside a model that guesses tokens from the model's hidden states.
+
+    Its guesses only decide how fast tokens come.  Its keys and values have a layout of their own
+    and stand under the model's page numbers: row t, which joins the hidden state of position t
+    and the token at t + 1, at position t.
+    """
+
+    @property
+    def kv_layout(self) -> KVLayout: ...
+
+    def hidden(self, rows: I64) -> F32:
+        """What `draft` reads of these rows of the model's last step, a new array."""
+        ...
+
+    def draft(self, step: StepInput, hidden: F32, kv: KVStore) -> tuple[I32, F32]:
+        """The likeliest next tokens of the step's logit rows.
+
+        `step` holds, for each position, the token that follows it; `hidden` (T, hidden_size) the
+        hidden states of the positions.  Also returns the logit rows' own states, which continue
+        as the `hidden` of a next call.  Writes to `kv`.
+        """
+        ...
+
+
 class Model(Protocol):
     """A loaded model: weights, and the mathematics of one step."""
 
     @property
     def config(self) -> ModelConfig: ...
     @property
+    def drafter(self) -> Drafter | None:
+        """What drafts for this model, where it was loaded."""
+        ...
+
+    @property
     def kv_layout(self) -> KVLayout: ...
     @property
     def num_bytes(self) -> int:
-        """Bytes of packed weights."""
+        """Bytes of packed weights, the drafter's included."""
         ...
 
     def forward(self, step: StepInput, kv: KVStore) -> F32:
