@@ -212,12 +212,23 @@ class DeepseekV3:
         self.num_bytes = weights.num_bytes
 
     def forward(self, step: StepInput, kv: KVStore) -> F32:
-        x = self.hidden = self.vocabulary.embed(step, self.scratch)
+        x = self.embed(step)
+        self.run_layers(range(len(self.layers)), x, step, kv)
+        return self.logits(x, step)
+
+    def embed(self, step: StepInput) -> F32:
+        self.hidden = self.vocabulary.embed(step, self.scratch)
+        return self.hidden
+
+    def logits(self, x: F32, step: StepInput) -> F32:
+        return self.vocabulary.logits(x, step, self.scratch)
+
+    def run_layers(self, layers: range, x: F32, step: StepInput, kv: KVStore) -> None:
         attend = LatentStep(self, step)
-        for layer, (pages,) in zip(self.layers, kv.layers, strict=True):
+        for index in layers:
+            layer, (pages,) = self.layers[index], kv.layers[index]
             attend.add(layer.attention, pages, x)
             self.add_mlp(layer, x)
-        return self.vocabulary.logits(x, step, self.scratch)
 
     def add_mlp(self, layer: Layer, x: F32) -> None:
         """x += the layer's MLP or experts, of the normalised x."""

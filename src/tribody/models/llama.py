@@ -113,10 +113,20 @@ class Llama:
         self.num_bytes = weights.num_bytes
 
     def forward(self, step: StepInput, kv: KVStore) -> F32:
+        x = self.embed(step)
+        self.run_layers(range(len(self.layers)), x, step, kv)
+        return self.logits(x, step)
+
+    def embed(self, step: StepInput) -> F32:
+        return self.vocabulary.embed(step, self._scratch)
+
+    def logits(self, x: F32, step: StepInput) -> F32:
+        return self.vocabulary.logits(x, step, self._scratch)
+
+    def run_layers(self, layers: range, x: F32, step: StepInput, kv: KVStore) -> None:
         ops, config, scratch = self._ops, self.config, self._scratch
         num_rows = len(step.token_ids)
         num_heads, num_kv_heads, head_dim = self._heads
-        x = self.vocabulary.embed(step, scratch)
         qkv = scratch.rows("qkv", num_rows, (num_heads + 2 * num_kv_heads) * head_dim)
         mixed = scratch.rows("mixed", num_rows, num_heads * head_dim)
         eps, scale, slots, batch = (
@@ -126,7 +136,8 @@ class Llama:
             step.batch,
         )
         cos_sin = self._rope.rows(step.positions)
-        for layer, (keys, values) in zip(self.layers, kv.layers, strict=True):
+        for index in layers:
+            layer, (keys, values) = self.layers[index], kv.layers[index]
             pages = (keys, values)
             ops.norm_linear(x, layer.input_layernorm, eps, layer.qkv_proj, layer.qkv_bias, qkv)
             ops.rope_store(qkv, self._heads, cos_sin, layer.qk_norm, slots, pages)
@@ -135,4 +146,3 @@ class Llama:
             ops.norm_mlp(
                 x, layer.post_attention_layernorm, eps, layer.gate_up_proj, layer.down_proj
             )
-        return self.vocabulary.logits(x, step, scratch)

@@ -92,6 +92,20 @@ class Model(Protocol):
         """
         ...
 
+    # The three parts of `forward`, for callers that run some of the layers again.
+
+    def embed(self, step: StepInput) -> F32:
+        """The residual stream (T, hidden_size): a view that the next step overwrites."""
+        ...
+
+    def run_layers(self, layers: range, x: F32, step: StepInput, kv: KVStore) -> None:
+        """Layers of this range, on x in place; writes their keys and values."""
+        ...
+
+    def logits(self, x: F32, step: StepInput) -> F32:
+        """The wanted rows' logits, as `forward` returns them."""
+        ...
+
 
 class Scratch:
     """Activation buffers that grow to the largest step seen and are then only sliced."""

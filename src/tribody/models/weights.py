@@ -81,7 +81,7 @@ def check_tensors(source: TensorSource, shapes: Shapes, skipped: Sequence[str]) 
     return num_values
 
 
-def part_name(names: Sequence[str]) -> str:
+def matrix_name(names: Sequence[str]) -> str:
     """One name for tensors that are packed as one matrix.
 
     `model.layers.0.mlp.gate_proj+up_proj`; for a stack of experts the first expert's names, whose
@@ -96,7 +96,7 @@ def part_name(names: Sequence[str]) -> str:
 class WeightReader:
     """Reads and packs.  `total` values are to be read; `num_bytes` is what was packed so far.
 
-    `parts` and `vectors` hold all that was given out, by `part_name`.
+    `matrices` and `vectors` hold all that was given out, by `matrix_name`.
     """
 
     source: TensorSource
@@ -107,7 +107,7 @@ class WeightReader:
     num_read: int = 0
     reported: int = 0
     num_bytes: int = 0
-    parts: dict[str, Matrix] = field(default_factory=dict)
+    matrices: dict[str, Matrix] = field(default_factory=dict)
     vectors: dict[str, F32] = field(default_factory=dict)
 
     def vector(self, *names: str) -> F32:
@@ -115,12 +115,12 @@ class WeightReader:
         read = [self._read(name) for name in names]
         joined = np.ascontiguousarray(read[0] if len(read) == 1 else np.concatenate(read))
         self.num_bytes += joined.nbytes
-        self.vectors[part_name(names)] = joined
+        self.vectors[matrix_name(names)] = joined
         return joined
 
     def matrix(self, *names: str, weight_format: WeightFormat | None = None) -> Matrix:
         """One packed matrix whose rows are the named tensors' rows, in their order."""
-        return self._pack(part_name(names), self._joined(names), weight_format)
+        return self._pack(matrix_name(names), self._joined(names), weight_format)
 
     def stack(self, experts: Sequence[Sequence[str]]) -> Matrix:
         """(E, N, K): for each expert the named tensors' rows joined; packed one by one."""
@@ -128,7 +128,7 @@ class WeightReader:
         shape = (len(experts), sum(rows for rows, _ in shapes), shapes[0][1])
         matrices = (np.ascontiguousarray(self._joined(names)) for names in experts)
         packed = self.ops.pack_stack(matrices, shape, self.weight_format)
-        return self._keep(part_name(experts[0]), packed)
+        return self._keep(matrix_name(experts[0]), packed)
 
     def decoded(self, matrix: Matrix) -> F32:
         """What a packed matrix (N, K) stands for, for a caller that packs parts of it."""
@@ -171,5 +171,5 @@ class WeightReader:
 
     def _keep(self, name: str, packed: Matrix) -> Matrix:
         self.num_bytes += packed.num_bytes
-        self.parts[name] = packed
+        self.matrices[name] = packed
         return packed

@@ -1,7 +1,7 @@
-"""Which format each part of a model gets: a knapsack over bytes and loss.
+"""Which format each matrix of a model gets: a knapsack over bytes and loss.
 
-A part is what is packed as one matrix.  Every candidate format of a part costs bytes and adds
-loss; losses of parts are taken to add up, which is why the whole is measured again afterwards.
+Every candidate format of a matrix costs bytes and adds loss; losses of matrices are taken to add
+up, which is why the whole is measured again afterwards.
 Source: mixed-precision allocation by Lagrangian relaxation, as in Y. Shoham and A. Gersho,
 "Efficient bit allocation for an arbitrary set of quantizers" (1988).
 """
@@ -18,7 +18,7 @@ Choice = TypeVar("Choice")
 
 @dataclass(frozen=True, slots=True)
 class Option(Generic[Choice]):
-    """One way to keep a part: its bytes, and the loss that it alone causes."""
+    """One way to keep a matrix: its bytes, and the loss that it alone causes."""
 
     choice: Choice
     num_bytes: int
@@ -56,16 +56,16 @@ def _price(larger: Option[Choice], smaller: Option[Choice]) -> float:
     return (max(smaller.loss, 0.0) - max(larger.loss, 0.0)) / saved
 
 
-def frontier(parts: Mapping[str, Sequence[Option[Choice]]]) -> list[Point[Choice]]:
+def frontier(matrices: Mapping[str, Sequence[Option[Choice]]]) -> list[Point[Choice]]:
     """Allocations from the least loss to the fewest bytes, each one step from the one before.
 
-    Every step moves one part down its hull, the one whose saved bytes cost least; ties go to the
-    part that was given first.  Every point is the least loss at its bytes among all mixtures of
+    Every step moves one matrix down its hull, the one whose saved bytes cost least; ties go to the
+    matrix that was given first.  Every point is the least loss at its bytes among all mixtures of
     hull options (the Lagrangian bound), so what greedy leaves to an exact search lies between two
     neighbouring points.
-    Raises: ValueError when a part has no option.
+    Raises: ValueError when a matrix has no option.
     """
-    hulls = {name: lower_hull(options) for name, options in parts.items()}
+    hulls = {name: lower_hull(options) for name, options in matrices.items()}
     empty = [name for name, hull in hulls.items() if not hull]
     if empty:
         raise ValueError(f"no format for {', '.join(empty)}")

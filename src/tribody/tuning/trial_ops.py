@@ -1,7 +1,7 @@
 """Operators over weights that can be exchanged, and that watch what is multiplied by them.
 
-`PartOps` stands in front of the machine's own operators while a model is measured: what it packs
-is a `Part`, which keeps its values beside the packed matrix, so that one part at a time can be
+`TrialOps` stands in front of the machine's own operators while a model is measured: what it packs
+is a `TrialMatrix`, which keeps its values beside the packed matrix, so that one at a time can be
 replaced by a rounded one, and which can sum up the inputs that it meets.
 """
 
@@ -20,7 +20,7 @@ from tribody.quality.statistics import F64
 
 
 @dataclass(slots=True, eq=False)
-class Part:
+class TrialMatrix:
     """`values` (N, K) or (E, N, K); `matrix` is what is computed with now.
 
     `moments`: sum of squares of each input column, (K,) or (E, K), over `counts` rows, () or (E,);
@@ -50,7 +50,7 @@ class Part:
         return self.matrix.num_bytes
 
     def observe(self, x: F32, expert: int | None = None) -> None:
-        """Add rows x (T, K) that meet this part, or one expert of it."""
+        """Add rows x (T, K) that meet this matrix, or one expert of it."""
         sums = np.einsum("tk,tk->k", x, x, dtype=np.float64)
         if expert is None:
             self.moments += sums
@@ -63,7 +63,7 @@ class Part:
         """Mean square of each input column, float32, of `moments`' shape.
 
         An expert that met fewer rows than it has columns is filled up with the mean over all
-        experts; a part that met none has ones.
+        experts; a matrix that met none has ones.
         """
         if not self.counts.sum():
             return np.ones(self.moments.shape, np.float32)
@@ -73,33 +73,33 @@ class Part:
         return np.asarray(filled, np.float32)
 
 
-def _part(matrix: Matrix) -> Part:
-    assert isinstance(matrix, Part)
+def _own(matrix: Matrix) -> TrialMatrix:
+    assert isinstance(matrix, TrialMatrix)
     return matrix
 
 
-class PartOps:
-    """The table of operators over parts.  `observing`: parts sum up what they meet."""
+class TrialOps:
+    """The table of operators over trial matrices; `observing`: they sum up what they meet."""
 
-    name = "parts"
+    name = "trial"
 
     def __init__(self, inner: Ops) -> None:
         self._inner = inner
         self.observing = False
 
-    def pack(self, weights: F32, weight_format: WeightFormat) -> Part:
-        return Part(np.array(weights), self._inner.pack(weights, weight_format))
+    def pack(self, weights: F32, weight_format: WeightFormat) -> TrialMatrix:
+        return TrialMatrix(np.array(weights), self._inner.pack(weights, weight_format))
 
     def pack_stack(
         self, weights: Iterable[F32], shape: tuple[int, int, int], weight_format: WeightFormat
-    ) -> Part:
+    ) -> TrialMatrix:
         values = np.stack(list(weights))
         if values.shape != shape:
             raise ShapeError(f"pack_stack: the matrices make {values.shape}, not {shape}")
         return self.pack(values, weight_format)
 
     def embed(self, table: Matrix, token_ids: I32, out: F32) -> None:
-        self._inner.embed(_part(table).matrix, token_ids, out)
+        self._inner.embed(_own(table).matrix, token_ids, out)
 
     def rms_norm(self, x: F32, weight: F32, eps: float, out: F32) -> None:
         self._inner.rms_norm(x, weight, eps, out)
@@ -108,20 +108,20 @@ class PartOps:
         self, x: F32, weights: Matrix, bias: F32 | None, residual: F32 | None, out: F32
     ) -> None:
         if self.observing:
-            _part(weights).observe(x)
-        self._inner.linear(x, _part(weights).matrix, bias, residual, out)
+            _own(weights).observe(x)
+        self._inner.linear(x, _own(weights).matrix, bias, residual, out)
 
     def norm_linear(
         self, x: F32, norm: F32, eps: float, weights: Matrix, bias: F32 | None, out: F32
     ) -> None:
         if self.observing:
-            _part(weights).observe(self._normalised(x, norm, eps))
-        self._inner.norm_linear(x, norm, eps, _part(weights).matrix, bias, out)
+            _own(weights).observe(self._normalised(x, norm, eps))
+        self._inner.norm_linear(x, norm, eps, _own(weights).matrix, bias, out)
 
     def norm_mlp(self, x: F32, norm: F32, eps: float, gate_up: Matrix, down: Matrix) -> None:
         if self.observing:
-            self._observe_mlp(self._normalised(x, norm, eps), _part(gate_up), _part(down), None)
-        self._inner.norm_mlp(x, norm, eps, _part(gate_up).matrix, _part(down).matrix)
+            self._observe_mlp(self._normalised(x, norm, eps), _own(gate_up), _own(down), None)
+        self._inner.norm_mlp(x, norm, eps, _own(gate_up).matrix, _own(down).matrix)
 
     def _normalised(self, x: F32, norm: F32, eps: float) -> F32:
         out = np.empty(x.shape, np.float32)
@@ -129,7 +129,7 @@ class PartOps:
         return out
 
     @staticmethod
-    def _observe_mlp(x: F32, gate_up: Part, down: Part, expert: int | None) -> None:
+    def _observe_mlp(x: F32, gate_up: TrialMatrix, down: TrialMatrix, expert: int | None) -> None:
         weights = gate_up.values if expert is None else gate_up.values[expert]
         gate, up = np.split(x @ weights.T, 2, axis=-1)
         gate_up.observe(x, expert)
@@ -182,7 +182,7 @@ class PartOps:
         scale: float,
         out: F32,
     ) -> None:
-        pair = _part(w_uk).matrix, _part(w_uv).matrix
+        pair = _own(w_uk).matrix, _own(w_uv).matrix
         self._inner.mla_attend_absorbed(q, head_dims, *pair, pages, batch, scale, out)
 
     def mla_attend_expanded(
@@ -195,7 +195,7 @@ class PartOps:
         scale: float,
         out: F32,
     ) -> None:
-        matrix = _part(kv_b).matrix
+        matrix = _own(kv_b).matrix
         self._inner.mla_attend_expanded(q, head_dims, matrix, pages, batch, scale, out)
 
     def route(
@@ -215,11 +215,11 @@ class PartOps:
         if self.observing:
             for expert in np.unique(experts):
                 rows = x[(experts == expert).any(axis=1)]
-                self._observe_mlp(rows, _part(routed[0]), _part(routed[1]), int(expert))
+                self._observe_mlp(rows, _own(routed[0]), _own(routed[1]), int(expert))
             if shared is not None:
-                self._observe_mlp(x, _part(shared[0]), _part(shared[1]), None)
-        pair = _part(routed[0]).matrix, _part(routed[1]).matrix
-        both = None if shared is None else (_part(shared[0]).matrix, _part(shared[1]).matrix)
+                self._observe_mlp(x, _own(shared[0]), _own(shared[1]), None)
+        pair = _own(routed[0]).matrix, _own(routed[1]).matrix
+        both = None if shared is None else (_own(shared[0]).matrix, _own(shared[1]).matrix)
         self._inner.moe(x, experts, weights, pair, both, out)
 
     def argmax(self, logits: F32, out: I32) -> None:

@@ -1,0 +1,68 @@
+"""What a quantized model says of itself: its formats, how they were chosen, what they cost."""
+
+from __future__ import annotations
+
+import msgspec
+
+from tribody.core.config import WeightFormat
+from tribody.quality.statistics import Interval
+
+
+class MatrixReport(msgspec.Struct, frozen=True, kw_only=True):
+    """One matrix: what it is kept in, and what each format that was tried cost.
+
+    `losses` are mean KL divergences in nats per token with this matrix alone in that format.
+    """
+
+    format: WeightFormat
+    num_weights: int
+    num_bytes: int
+    losses: dict[str, float]
+
+
+class Verification(msgspec.Struct, frozen=True, kw_only=True):
+    """The whole model against float32 on text that no format was chosen by."""
+
+    corpus: str
+    sha256: str
+    num_tokens: int
+    kl_mean_nats: float
+    kl_mean_interval_nats: Interval | None
+    perplexity_ratio: float
+    perplexity_ratio_interval: Interval | None
+    top1_agreement: float
+
+
+class Calibration(msgspec.Struct, frozen=True, kw_only=True):
+    """The text that formats were chosen by."""
+
+    source: str
+    sha256: str
+    num_tokens: int
+
+
+class FrontierPoint(msgspec.Struct, frozen=True, kw_only=True):
+    """One allocation: its bits per weight and the sum of its matrices' losses."""
+
+    bits_per_weight: float
+    predicted_kl_nats: float
+
+
+class Manifest(msgspec.Struct, frozen=True, kw_only=True):
+    """`recovery` is exp(-mean KL): the factor, in the geometric mean, by which the probabilities
+    of the reference's next tokens are kept.  `budget` is the recovery that was asked for, null
+    when bytes were (`target_bits_per_weight`).
+    """
+
+    tribody_version: str
+    source: str
+    source_fingerprint: str
+    budget: float | None
+    target_bits_per_weight: float | None
+    bits_per_weight: float
+    weight_bytes: int
+    recovery: float
+    calibration: Calibration
+    verification: Verification
+    matrices: dict[str, MatrixReport]
+    frontier: list[FrontierPoint]
