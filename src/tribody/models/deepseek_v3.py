@@ -13,7 +13,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tribody.core.config import WeightFormat
 from tribody.memory.kv_store import KVStore, latent_layout
 from tribody.models import vocabulary
 from tribody.models.config import Experts, Latent, ModelConfig
@@ -142,20 +141,21 @@ def _read_attention(config: ModelConfig, weights: WeightReader, layer: str) -> A
         norm = weights.vector(f"{prefix}.q_a_layernorm.weight")
         q_b = (norm, weights.matrix(f"{prefix}.q_b_proj.weight"))
     kv_b = weights.matrix(f"{prefix}.kv_b_proj.weight")
-    by_head = weights.decoded(kv_b).reshape(latent.num_attention_heads, -1, latent.kv_lora_rank)
     nope = latent.qk_nope_head_dim
-    # Groups of 32 along the other axis would round a second time, and differently.
-    absorbed: WeightFormat = (
-        "float16" if weights.weight_format == "w8g32" else weights.weight_format
-    )
+
+    def by_head(values: F32) -> F32:
+        return values.reshape(latent.num_attention_heads, -1, latent.kv_lora_rank)
+
     return Attention(
         input_layernorm=weights.vector(f"{layer}.input_layernorm.weight"),
         a_proj=weights.matrix(f"{prefix}.{q_first}.weight", f"{prefix}.kv_a_proj_with_mqa.weight"),
         q_b=q_b,
         kv_a_layernorm=weights.vector(f"{prefix}.kv_a_layernorm.weight"),
         kv_b_proj=kv_b,
-        w_uk=weights.derived(f"{prefix}.w_uk", by_head[:, :nope].transpose(0, 2, 1), absorbed),
-        w_uv=weights.derived(f"{prefix}.w_uv", by_head[:, nope:], absorbed),
+        w_uk=weights.derived(
+            f"{prefix}.w_uk", kv_b, lambda values: by_head(values)[:, :nope].transpose(0, 2, 1)
+        ),
+        w_uv=weights.derived(f"{prefix}.w_uv", kv_b, lambda values: by_head(values)[:, nope:]),
         o_proj=weights.matrix(f"{prefix}.o_proj.weight"),
     )
 
@@ -209,7 +209,7 @@ class DeepseekV3:
         self.hidden: F32 = np.empty((0, config.hidden_size), np.float32)
         self.vocabulary = Vocabulary(config, weights)
         self.layers = [read_layer(config, weights, i) for i in range(config.num_hidden_layers)]
-        self.num_bytes = weights.num_bytes
+        self.weights = weights.weights
 
     def forward(self, step: StepInput, kv: KVStore) -> F32:
         x = self.embed(step)

@@ -110,7 +110,7 @@ class Llama:
         self._scratch = Scratch()
         self.vocabulary = Vocabulary(config, weights)
         self.layers = [_read_layer(config, weights, i) for i in range(config.num_hidden_layers)]
-        self.num_bytes = weights.num_bytes
+        self.weights = weights.weights
 
     def forward(self, step: StepInput, kv: KVStore) -> F32:
         x = self.embed(step)

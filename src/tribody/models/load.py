@@ -13,7 +13,14 @@ from tribody.models.config import GroupedQuery, ModelConfig, read_config
 from tribody.models.deepseek_mtp import DeepseekMTP
 from tribody.models.deepseek_v3 import DeepseekV3
 from tribody.models.step_input import Model
-from tribody.models.weights import Progress, Shapes, TensorSource, WeightReader, check_tensors
+from tribody.models.weights import (
+    CheckpointReader,
+    Progress,
+    Shapes,
+    TensorSource,
+    WeightReader,
+    check_tensors,
+)
 from tribody.ops.table import Ops
 
 logger = logging.getLogger(__name__)
@@ -74,10 +81,9 @@ def load_model(
     if drafter:
         shapes = itertools.chain(shapes, deepseek_mtp.tensor_shapes(config))
     total = check_tensors(checkpoint, shapes, family.skipped_tensors(config))
-    weights = WeightReader(checkpoint, ops, weight_format, total, progress)
+    weights = CheckpointReader(checkpoint, ops, weight_format, total, progress)
     model = family.build(config, weights)
     if drafter:
         assert isinstance(model, DeepseekV3)
         model.drafter = DeepseekMTP(model, weights)
-        model.num_bytes = weights.num_bytes
     return model

@@ -13,6 +13,7 @@ import numpy as np
 
 from tribody.memory.kv_store import KVLayout, KVStore
 from tribody.models.config import ModelConfig
+from tribody.models.weights import Weights
 from tribody.ops.table import F32, I32, I64, AttentionBatch
 
 
@@ -80,8 +81,8 @@ class Model(Protocol):
     @property
     def kv_layout(self) -> KVLayout: ...
     @property
-    def num_bytes(self) -> int:
-        """Bytes of packed weights, the drafter's included."""
+    def weights(self) -> Weights:
+        """All its weights, the drafter's included."""
         ...
 
     def forward(self, step: StepInput, kv: KVStore) -> F32:

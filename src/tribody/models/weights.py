@@ -93,53 +93,94 @@ def matrix_name(names: Sequence[str]) -> str:
 
 
 @dataclass(slots=True)
-class WeightReader:
-    """Reads and packs.  `total` values are to be read; `num_bytes` is what was packed so far.
+class Weights:
+    """All weights of a model, by `matrix_name`.
 
-    `matrices` and `vectors` hold all that was given out, by `matrix_name`.
+    `prescribed` names the matrices whose format the family states, whatever was asked for.
     """
+
+    matrices: dict[str, Matrix] = field(default_factory=dict)
+    vectors: dict[str, F32] = field(default_factory=dict)
+    prescribed: set[str] = field(default_factory=set)
+
+    @property
+    def num_bytes(self) -> int:
+        matrices = sum(matrix.num_bytes for matrix in self.matrices.values())
+        return matrices + sum(vector.nbytes for vector in self.vectors.values())
+
+
+class WeightReader(Protocol):
+    """Where a family's module gets its weights from; each is asked for once."""
+
+    @property
+    def ops(self) -> Ops: ...
+    @property
+    def weights(self) -> Weights:
+        """What was given out so far."""
+        ...
+
+    def vector(self, *names: str) -> F32:
+        """Norm weights or biases, float32 whatever the format; several are joined."""
+        ...
+
+    def matrix(self, *names: str, weight_format: WeightFormat | None = None) -> Matrix:
+        """One packed matrix whose rows are the named tensors' rows, in their order.
+
+        `weight_format`: prescribed; otherwise it is the reader's to choose.
+        """
+        ...
+
+    def stack(self, experts: Sequence[Sequence[str]]) -> Matrix:
+        """(E, N, K): for each expert the named tensors' rows joined."""
+        ...
+
+    def derived(self, name: str, source: Matrix, make: Callable[[F32], F32]) -> Matrix:
+        """What `make` makes of the values of a matrix (N, K), packed under a name of its own."""
+        ...
+
+
+@dataclass(slots=True)
+class CheckpointReader:
+    """Reads tensors and packs them, one at a time.  `total` values are to be read."""
 
     source: TensorSource
     ops: Ops
     weight_format: WeightFormat
     total: int
     progress: Progress | None = None
+    weights: Weights = field(default_factory=Weights)
     num_read: int = 0
     reported: int = 0
-    num_bytes: int = 0
-    matrices: dict[str, Matrix] = field(default_factory=dict)
-    vectors: dict[str, F32] = field(default_factory=dict)
 
     def vector(self, *names: str) -> F32:
-        """Norm weights or biases, float32 whatever the format; several are joined."""
         read = [self._read(name) for name in names]
         joined = np.ascontiguousarray(read[0] if len(read) == 1 else np.concatenate(read))
-        self.num_bytes += joined.nbytes
-        self.vectors[matrix_name(names)] = joined
+        self.weights.vectors[matrix_name(names)] = joined
         return joined
 
     def matrix(self, *names: str, weight_format: WeightFormat | None = None) -> Matrix:
-        """One packed matrix whose rows are the named tensors' rows, in their order."""
-        return self._pack(matrix_name(names), self._joined(names), weight_format)
+        name = matrix_name(names)
+        if weight_format is not None:
+            self.weights.prescribed.add(name)
+        values = np.ascontiguousarray(self._joined(names))
+        return self._keep(name, self.ops.pack(values, weight_format or self.weight_format))
 
     def stack(self, experts: Sequence[Sequence[str]]) -> Matrix:
-        """(E, N, K): for each expert the named tensors' rows joined; packed one by one."""
         shapes = [self.source.shape(name) for name in experts[0]]
         shape = (len(experts), sum(rows for rows, _ in shapes), shapes[0][1])
         matrices = (np.ascontiguousarray(self._joined(names)) for names in experts)
         packed = self.ops.pack_stack(matrices, shape, self.weight_format)
         return self._keep(matrix_name(experts[0]), packed)
 
-    def decoded(self, matrix: Matrix) -> F32:
-        """What a packed matrix (N, K) stands for, for a caller that packs parts of it."""
-        rows, columns = matrix.shape
+    def derived(self, name: str, source: Matrix, make: Callable[[F32], F32]) -> Matrix:
+        rows, columns = source.shape
         values = np.empty((rows, columns), np.float32)
-        self.ops.embed(matrix, np.arange(rows, dtype=np.int32), values)
-        return values
-
-    def derived(self, name: str, values: F32, weight_format: WeightFormat) -> Matrix:
-        """Values that a family made of others, packed under a name of their own."""
-        return self._pack(name, values, weight_format)
+        self.ops.embed(source, np.arange(rows, dtype=np.int32), values)
+        # Groups of 32 along another axis would round a second time, and differently.
+        plain: WeightFormat = self.weight_format
+        if plain not in ("float32", "bfloat16", "float16"):
+            plain = "float16"
+        return self._keep(name, self.ops.pack(np.ascontiguousarray(make(values)), plain))
 
     def _read(self, name: str) -> F32:
         values = self.source.read(name)
@@ -155,21 +196,13 @@ class WeightReader:
             return self._read(names[0])
         shapes = [self.source.shape(name) for name in names]
         whole = np.empty((sum(shape[0] for shape in shapes), *shapes[0][1:]), np.float32)
-        self._fill(whole, names)
-        return whole
-
-    def _fill(self, whole: F32, names: Sequence[str]) -> None:
         row = 0
         for name in names:
             values = self._read(name)
             whole[row : row + len(values)] = values
             row += len(values)
-
-    def _pack(self, name: str, values: F32, weight_format: WeightFormat | None) -> Matrix:
-        values = np.ascontiguousarray(values)
-        return self._keep(name, self.ops.pack(values, weight_format or self.weight_format))
+        return whole
 
     def _keep(self, name: str, packed: Matrix) -> Matrix:
-        self.num_bytes += packed.num_bytes
-        self.matrices[name] = packed
+        self.weights.matrices[name] = packed
         return packed
