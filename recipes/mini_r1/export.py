@@ -24,8 +24,8 @@ FP8_MAX = 448.0
 KEPT = ("embed_tokens", "lm_head", "head", "gate", "eh_proj")
 
 
-def tensors(model: MiniR1) -> dict[str, Tensor]:
-    """The published names; BF16 but for the correction biases, which are float32."""
+def tensors(model: MiniR1, dtype: torch.dtype = torch.bfloat16) -> dict[str, Tensor]:
+    """The published names; `dtype` but for the correction biases, which are float32."""
     shape = model.shape
     last = f"model.layers.{shape.num_hidden_layers}"
     found: dict[str, Tensor] = {}
@@ -49,7 +49,7 @@ def tensors(model: MiniR1) -> dict[str, Tensor]:
     for name in [name for name in found if ".experts." in name]:
         found |= _split_experts(name, found.pop(name), shape)
     return {
-        name: value.float() if name.endswith("correction_bias") else value.bfloat16().contiguous()
+        name: value.float() if name.endswith("correction_bias") else value.to(dtype).contiguous()
         for name, value in sorted(found.items())
     }
 
@@ -92,7 +92,7 @@ def fp8_tensors(plain: dict[str, Tensor]) -> dict[str, Tensor]:
 def write(model: MiniR1, tokenizer: Tokenizer, root: Path, chat_template: str) -> None:
     """The folders root/mini-r1 and root/mini-r1-fp8."""
     plain = tensors(model)
-    fp8 = {
+    fp8: dict[str, object] = {
         "quantization_config": {
             "activation_scheme": "dynamic",
             "fmt": "e4m3",
@@ -100,18 +100,33 @@ def write(model: MiniR1, tokenizer: Tokenizer, root: Path, chat_template: str) -
             "weight_block_size": [TILE, TILE],
         }
     }
-    for name, values, more in (
-        ("mini-r1", plain, {}),
-        ("mini-r1-fp8", fp8_tensors(plain), fp8),
-    ):
-        folder = root / name
-        folder.mkdir(parents=True, exist_ok=True)
-        save_file(values, folder / "model.safetensors", metadata={"format": "pt"})
-        (folder / "model.safetensors").chmod(0o644)  # the library writes it for its owner alone
-        ends = {"bos_token_id": mini_tokenizer.BOS_ID, "eos_token_id": mini_tokenizer.EOS_ID}
-        _write_json(folder / "config.json", model.shape.config() | ends | more)
-        _write_json(folder / "generation_config.json", {**ends, "do_sample": False})
-        mini_tokenizer.write(tokenizer, folder, chat_template, model.shape.max_position_embeddings)
+    _write_folder(root / "mini-r1", model.shape, plain, {}, tokenizer, chat_template)
+    _write_folder(
+        root / "mini-r1-fp8", model.shape, fp8_tensors(plain), fp8, tokenizer, chat_template
+    )
+
+
+def write_float32(model: MiniR1, tokenizer: Tokenizer, folder: Path, chat_template: str) -> None:
+    """One folder whose weights are not rounded."""
+    values = tensors(model, torch.float32)
+    _write_folder(folder, model.shape, values, {}, tokenizer, chat_template)
+
+
+def _write_folder(
+    folder: Path,
+    shape: Shape,
+    values: dict[str, Tensor],
+    more: dict[str, object],
+    tokenizer: Tokenizer,
+    chat_template: str,
+) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(values, folder / "model.safetensors", metadata={"format": "pt"})
+    (folder / "model.safetensors").chmod(0o644)  # the library writes it for its owner alone
+    ends = {"bos_token_id": mini_tokenizer.BOS_ID, "eos_token_id": mini_tokenizer.EOS_ID}
+    _write_json(folder / "config.json", shape.config() | ends | more)
+    _write_json(folder / "generation_config.json", {**ends, "do_sample": False})
+    mini_tokenizer.write(tokenizer, folder, chat_template, shape.max_position_embeddings)
 
 
 def _write_json(path: Path, value: dict[str, object]) -> None:

@@ -14,6 +14,7 @@ import re
 import subprocess
 import time
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -174,7 +175,7 @@ def optimizers(model: MiniR1, plan: Plan) -> list[torch.optim.Optimizer]:
     for name, parameter in model.named_parameters():
         if name.endswith(".gate.weight"):
             routers.append(parameter)
-        elif parameter.dim() == 1 or name in ("embed_tokens", "lm_head.weight"):
+        elif parameter.dim() == 1 or "embed_tokens" in name or "lm_head" in name:
             others.append(parameter)
         else:
             matrices.append(parameter)
@@ -198,12 +199,21 @@ def optimizers(model: MiniR1, plan: Plan) -> list[torch.optim.Optimizer]:
 class Run:
     """A training run in a folder: log.jsonl, state.pt (to go on from) and the tokenizer."""
 
-    def __init__(self, folder: Path, plan: Plan, shape: Shape) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        plan: Plan,
+        shape: Shape,
+        prepare: Callable[[MiniR1], None] | None = None,
+    ) -> None:
+        """`prepare` changes the fresh model before the optimizers see it."""
         self.folder, self.plan = folder, plan
         folder.mkdir(parents=True, exist_ok=True)
         self.tokenizer = self._tokenizer(shape.vocab_size)
         self.model = MiniR1(shape, getattr(torch, plan.compute))
         initialise(self.model, plan.seed)
+        if prepare is not None:
+            prepare(self.model)
         self.optimizers = optimizers(self.model, plan)
         self.step = self.tokens = self.pool = self.position = 0
         self.pool_done = 0.0  # the fraction of the run when the pool was drawn
