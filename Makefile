@@ -6,13 +6,14 @@
 # merely touched it.  pip's own configuration says where packages come from.
 #
 # Variables: PYTHON (an interpreter, 3.11 or newer), MODEL, PORT, PYTEST_ARGS, BENCH_ARGS,
-# TRAIN_ARGS.
+# SERVE_ARGS, BENCH_OUT (the folder of a run), TRAIN_ARGS.
 
 MODEL ?= mini-r1
 PORT ?= 8000
 PYTHON ?=
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
+SERVE_ARGS ?=
 TRAIN_ARGS ?=
 
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
@@ -84,10 +85,13 @@ format: .venv-check/.tribody ## let ruff rewrite what it can
 	.venv-check/bin/ruff check --fix .
 	.venv-check/bin/ruff format .
 
-bench: .venv/.tribody .venv-bench/.deps ## speed beside llama.cpp, same machine, same run
-	@.venv/bin/tribody pull smollm2 >/dev/null || $(NO_WEIGHTS)
-	@mkdir -p bench/results
-	.venv/bin/python bench/engine.py --json bench/results/engine.jsonl $(BENCH_ARGS)
+# Both write into the same folder, so there is one report.  transformers is measured as well where
+# `make parity` has made its environment.
+bench: BENCH_OUT := $(or $(BENCH_OUT),bench/results/$(shell date -u +%Y-%m-%dT%H%M%SZ))
+bench: .venv-bench/.tribody ## speed beside llama.cpp and transformers, same machine, same run
+	@.venv-bench/bin/tribody pull smollm2 >/dev/null || $(NO_WEIGHTS)
+	.venv-bench/bin/python bench/engine.py --out $(BENCH_OUT) $(BENCH_ARGS)
+	.venv-bench/bin/python bench/serve.py --resume --out $(BENCH_OUT) $(SERVE_ARGS)
 
 mini-r1: .venv-parity/.tribody ## train mini-r1 (hours; goes on where it was stopped) and evaluate it
 	.venv-parity/bin/python -m recipes.mini_r1.train --out runs/mini-r1 $(TRAIN_ARGS)

@@ -1,143 +1,160 @@
-"""Measures tribody's engine on SmolLM2 in W8G32 beside llama.cpp on the same weights in Q8_0.
+"""Measures tribody's engine beside llama.cpp and transformers, on the same weights.
 
-    .venv/bin/python bench/engine.py [--json [FILE]] [--profile] [--update-readme] …
+    .venv-bench/bin/python bench/engine.py [--quick] [--only MODEL/CELL …] [--rounds N] …
 
-Shapes: prefill of 512 tokens; decode of one sequence at several depths; decode of 8 and of 16
-sequences at once.  Both engines run with the same number of threads, float16 KV and a step (ubatch)
-of 512 tokens.  One warm-up of every shape, then `--repeats` rounds; in a round every shape is run
-on both engines back to back, and the order turns round by round, so that a drift of the machine
-meets both.  llama.cpp runs each shape with and without flash attention and is given the faster.
-The machine should have nothing else to do; the load before the start is part of the result.
+Every engine is a process of its own with the same number of threads, float16 KV and steps of 512
+tokens, interleaved (`rounds`).  llama.cpp runs each cell with and without flash attention,
+transformers in float32 and in bfloat16; each is given its faster one.  Every timing is a line of
+samples.jsonl at once: a run that is killed goes on with --resume, and --report-only draws the
+report from what there is.  See docs/bench.md.
 """
 
 from __future__ import annotations
 
 import argparse
-import datetime
+import json
 import os
-import statistics
+import subprocess
 import sys
-from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
 
 import machine
-import measurements
+import model_files
+import report
 import time_spent
-from peer_process import PEER_PYTHON, PeerFailed, PeerProcess, make_q8_0
-from subject import Shape, Subject, prompt
+from cells import CELLS, PAIRINGS, Cell, Pairing, is_wanted
+from model_files import ModelFiles
+from peer_process import TRANSFORMERS_PYTHON, PeerFailed
+from progress import Progress
+from records import RecordFile, of_kind
+from rounds import Rounds, Settings
+from subject import Subject
 from tribody import _native
+from tribody.core.errors import TribodyError
+from tribody.loading.checkpoint import open_checkpoint
 from tribody.loading.download import default_cache_dir
-from tribody.loading.hub import resolve
+from tribody.models.config import ModelConfig, read_config
 
-SHAPES = (
-    Shape("prefill", 1, 512, 0),
-    Shape("decode", 1, 0, 128),
-    Shape("decode", 1, 128, 128),
-    Shape("decode", 1, 1024, 64),
-    Shape("decode", 8, 128, 64),
-    Shape("decode", 16, 128, 64),
-)
-BANDWIDTH_SECONDS = 0.3  # a round: some fifty passes over 143 MB at 25 GB/s
 QUIET_LOAD = 0.5
-QUICK_STEPS = 16  # --quick: enough to see that everything runs
-PEER_CONTEXT = 1280  # tokens a sequence: the deepest shape and its steps, in whole KV pages of 256
-
-VARIANTS = {"flash": True, "no flash": False}  # llama.cpp's two attention paths
-
-Samples = defaultdict[tuple[Shape, str], list[float]]  # tokens per second by shape and engine
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--model", default="smollm2", help="a name or path that tribody knows")
-    parser.add_argument("--weight-format", default="w8g32", help="tribody's run-time format")
-    parser.add_argument("--threads", type=int, default=0, help="for both (0 = physical cores)")
-    parser.add_argument("--isa", choices=_native.isa_levels(), help="tribody's instruction set")
-    parser.add_argument(
-        "--peer-python", type=Path, default=PEER_PYTHON, help="another build of llama.cpp"
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    add, names = parser.add_argument, [pairing.name for pairing in PAIRINGS]
+    add("--model", nargs="+", default=list(model_files.MODELS), help="names or paths")
+    add("--pairing", nargs="+", default=names, choices=names, help="formats of the same size")
+    add("--four-bit", default="", help="tribody's 4-bit format, or a packed file of the one model")
+    add(
+        "--only", nargs="+", default=[], metavar="MODEL/CELL", help="with * and ?, or a cell's name"
     )
-    parser.add_argument("--repeats", type=int, default=7, help="rounds after the warm-up")
-    parser.add_argument("--quick", action="store_true", help="two short rounds: is it sound?")
-    parser.add_argument("--no-peer", action="store_true", help="tribody alone")
-    parser.add_argument("--profile", action="store_true", help="show where a step's time goes")
-    parser.add_argument("--json", nargs="?", const="-", help="append JSON lines to FILE, or stdout")
-    parser.add_argument("--update-readme", action="store_true", help="renew the tables in README")
+    add("--rounds", type=int, default=5, help="after the warm-up")
+    add("--quick", action="store_true", help="two short rounds: is it sound?")
+    add("--threads", type=int, default=0, help="of every engine (0 = physical cores)")
+    add("--isa", choices=_native.isa_levels(), help="tribody's instruction set")
+    add("--no-peers", action="store_true", help="tribody alone")
+    add("--no-check", action="store_true", help="do not compare the engines' logits first")
+    add("--llama-python", type=Path, help="an interpreter with another llama-cpp-python")
+    add("--transformers-python", type=Path, default=TRANSFORMERS_PYTHON)
+    add("--profile", action="store_true", help="show where tribody's time goes, nothing else")
+    add("--out", type=Path, help="the run's folder (default: bench/results/TIME)")
+    add("--resume", action="store_true", help="go on in --out, or in the newest run")
+    add("--report-only", action="store_true", help="draw the report of --out, or of the newest run")
+    add("--json", nargs="?", const="-", help="append the rows to FILE, or print them")
+    add("--update-readme", action="store_true", help="renew the tables in README")
     return parser.parse_args(arguments)
 
 
-def measure(
-    subject: Subject, peer: PeerProcess | None, shapes: Sequence[Shape], repeats: int
-) -> tuple[Samples, float]:
-    """Rates of every shape on both engines; the first round is a warm-up and is not kept.
-
-    Also the best bandwidth of all rounds, read from a buffer of the weights' size.
-    """
-    samples: Samples = defaultdict(list)
-    info, bandwidth = subject.info, 0.0
-    engines = ["tribody", *(VARIANTS if peer else ())]
-    for round_index in range(repeats + 1):
-        order = engines if round_index % 2 else engines[::-1]
-        for shape in shapes:
-            for engine in order:
-                if engine == "tribody":
-                    seconds = subject.run(shape, seed=round_index)
-                else:
-                    assert peer is not None
-                    seconds = peer_seconds(peer, subject, shape, round_index, VARIANTS[engine])
-                if round_index:
-                    samples[shape, engine].append(shape.num_tokens / seconds)
-        read = machine.read_bandwidth(info.weight_bytes, info.num_threads, BANDWIDTH_SECONDS)
-        bandwidth = max(bandwidth, read)
-    return samples, bandwidth
+def config_of(path: Path) -> ModelConfig:
+    with closing(open_checkpoint(path)) as checkpoint:
+        return read_config(checkpoint.config)
 
 
-def peer_seconds(
-    peer: PeerProcess, subject: Subject, shape: Shape, seed: int, flash: bool
-) -> float:
-    if shape.kind == "prefill":
-        tokens = prompt(subject.info.vocab_size, shape.depth, seed)
-        return float(peer.ask("prefill", tokens=tokens, flash=flash)["seconds"])
-    answer = peer.ask(
-        "decode", batch=shape.batch, depth=shape.depth, steps=shape.steps, flash=flash, seed=seed
+def pairings(options: argparse.Namespace) -> list[Pairing]:
+    """Those that were asked for; the 4-bit one only when tribody's side of it is named."""
+    chosen = [pairing for pairing in PAIRINGS if pairing.name in options.pairing]
+    named = [p if p.ours else replace(p, ours=options.four_bit) for p in chosen]
+    return [pairing for pairing in named if pairing.ours]
+
+
+def settings_of(options: argparse.Namespace) -> Settings:
+    return Settings(
+        rounds=2 if options.quick else options.rounds,
+        threads=options.threads,
+        isa=options.isa,
+        with_peers=not options.no_peers,
+        pythons={
+            "llama.cpp": options.llama_python,
+            "transformers": options.transformers_python,
+        },
     )
-    return float(answer["seconds"])
 
 
-def rows(
-    subject: Subject, shapes: Sequence[Shape], samples: Samples, bandwidth: float
-) -> list[measurements.Row]:
-    """One row a shape, with the peer's better variant and the bytes that a step reads."""
-    made = []
-    for shape in shapes:
-        medians = {
-            name: statistics.median(samples[shape, name])
-            for name in VARIANTS
-            if samples[shape, name]
-        }
-        variant = max(medians, key=medians.__getitem__, default="")
-        depth = shape.depth + shape.steps / 2
-        read = subject.info.weight_bytes + shape.batch * depth * subject.kv_token_bytes()
-        made.append(
-            measurements.Row(
-                shape=shape,
-                rates=tuple(samples[shape, "tribody"]),
-                peer_rates=tuple(samples[shape, variant]),
-                peer_variant=variant,
-                bytes_per_step=read,
-                bandwidth=bandwidth,
-            )
-        )
-    return made
-
-
-def report(
-    options: argparse.Namespace, run: measurements.Run, made: Sequence[measurements.Row]
+def check(
+    options: argparse.Namespace, files: ModelFiles, file: RecordFile, progress: Progress
 ) -> None:
-    measurements.print_table(run, made, Console(stderr=options.json == "-", width=120))
-    lines = measurements.json_lines(run, made)
+    """Compare tribody with llama.cpp once a run, in a process of its own: float32 takes memory."""
+    name = files.name
+    if any(record["model"] == name for record in of_kind(file.records, "check")):
+        return
+    progress.say(f"{name}: comparing logits with llama.cpp's")
+    command = [sys.executable, str(machine.ROOT / "bench" / "conversion.py")]
+    command += ["--model", str(files.path), "--threads", str(options.threads)]
+    if options.llama_python:
+        command += ["--llama-python", str(options.llama_python)]
+    ended = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    if not ended.stdout:
+        progress.say(f"{name}: the comparison failed; see above")
+        return
+    file.add("check", {**json.loads(ended.stdout), "model": name})
+    if ended.returncode:
+        progress.say(f"{name}: WRONG: the engines do not compute the same: {ended.stdout}")
+
+
+def wanted_cells(options: argparse.Namespace, name: str) -> list[Cell]:
+    cells = [cell for cell in CELLS if is_wanted(name, cell.name, options.only)]
+    return [cell.quick() for cell in cells] if options.quick else cells
+
+
+def measure(
+    options: argparse.Namespace, files: ModelFiles, file: RecordFile, progress: Progress
+) -> None:
+    """Raises: PeerFailed when tribody ends."""
+    config = config_of(files.path)
+    if not (options.no_check or options.no_peers):
+        check(options, files, file, progress)
+    for pairing in pairings(options):
+        cells = [c for c in wanted_cells(options, files.name) if c.name in pairing.cells]
+        if cells:
+            settings = settings_of(options)
+            rounds = Rounds(files, config, pairing, cells, settings, file, progress)
+            with ExitStack() as stack:
+                rounds.start(stack)
+                rounds.run()
+
+
+def profile(options: argparse.Namespace, files: ModelFiles) -> None:
+    cells = wanted_cells(options, files.name)
+    for pairing in pairings(options):
+        subject = Subject(files.path, pairing.ours, options.threads, max(c.batch for c in CELLS))
+        time_spent.show(subject, cells, Console(width=120))
+
+
+def models(options: argparse.Namespace, progress: Progress) -> Iterator[ModelFiles]:
+    """Those of which any cell is wanted; made or fetched when their turn comes."""
+    cache = default_cache_dir(os.environ)
+    for name in options.model:
+        if wanted_cells(options, model_files.label(name)):
+            yield model_files.find(name, cache, options.llama_python, progress.say)
+
+
+def deliver(options: argparse.Namespace, folder: Path) -> None:
+    console = Console(stderr=options.json == "-", width=None if sys.stdout.isatty() else 200)
+    lines = report.write(folder, console)
     if options.json == "-":
         print(lines, end="")
     elif options.json:
@@ -146,65 +163,35 @@ def report(
         with path.open("a", encoding="utf-8") as file:
             file.write(lines)
     if options.update_readme:
-        for name in ("README.md", "README.zh-CN.md"):
-            measurements.update_readme(machine.ROOT / name, run, made)
-
-
-def compare(
-    options: argparse.Namespace,
-    subject: Subject,
-    peer: PeerProcess | None,
-    peer_name: str,
-    load: float,
-) -> None:
-    shapes: tuple[Shape, ...] = SHAPES
-    repeats = options.repeats
-    if options.quick:
-        shapes = tuple(Shape(s.kind, s.batch, s.depth, min(s.steps, QUICK_STEPS)) for s in SHAPES)
-        repeats = 2
-    samples, bandwidth = measure(subject, peer, shapes, repeats)
-    run = measurements.Run(
-        commit=machine.commit(),
-        date=datetime.datetime.now(datetime.UTC).date().isoformat(),
-        machine=machine.describe(),
-        load=round(load, 2),
-        num_threads=subject.info.num_threads,
-        isa=subject.info.isa,
-        weight_format=subject.info.weight_format,
-        peer=peer_name,
-        bandwidth=bandwidth,
-        memory_bandwidth=machine.read_bandwidth(
-            machine.BEYOND_CACHES_BYTES, subject.info.num_threads, 1.0
-        ),
-    )
-    report(options, run, rows(subject, shapes, samples, bandwidth))
+        report.update_readmes(folder)
 
 
 def main(arguments: Sequence[str]) -> int:
-    options = parse(arguments)
     load = os.getloadavg()[0]
-    if load > QUIET_LOAD:
-        print(f"the machine is busy (load {load:.1f}): the numbers will say so", file=sys.stderr)
-    if options.isa:
-        _native.set_isa(options.isa)
-    cache = default_cache_dir(os.environ)
-    path = resolve(options.model, cache_dir=cache)
-    subject = Subject(path, options.threads, weight_format=options.weight_format)
-    if options.profile:
-        time_spent.show(subject, SHAPES, Console(width=120))
-        return 0
-    if options.no_peer:
-        compare(options, subject, None, "no peer", load)
-        return 0
+    options = parse(arguments)
+    progress = Progress()
     try:
-        quantized = make_q8_0(path, cache / "bench")
-        with PeerProcess(options.peer_python) as peer:
-            threads = subject.info.num_threads
-            facts = peer.ask("load", path=str(quantized), threads=threads, context=PEER_CONTEXT)
-            compare(options, subject, peer, f"llama-cpp-python {facts['version']}", load)
-    except PeerFailed as problem:
-        print(f"{problem}; --no-peer measures tribody alone", file=sys.stderr)
+        if options.profile:
+            if options.isa:
+                _native.set_isa(options.isa)
+            for files in models(options, progress):
+                profile(options, files)
+            return 0
+        folder = report.folder_of(options)
+        if not options.report_only:
+            if load > QUIET_LOAD:
+                progress.say(f"the machine is busy (load {load:.1f}): the report will say so")
+            file = RecordFile(folder)
+            file.add("run", machine.start_record(load))
+            for files in models(options, progress):
+                measure(options, files, file, progress)
+        deliver(options, folder)
+    except (PeerFailed, TribodyError) as problem:
+        progress.say(f"{problem}; --no-peers measures tribody alone")
         return 1
+    except KeyboardInterrupt:
+        progress.say("stopped; --resume goes on, --report-only draws what there is")
+        return 130
     return 0
 
 

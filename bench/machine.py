@@ -1,24 +1,33 @@
-"""What machine this is, and how fast it can read memory: the facts that every result carries."""
+"""What machine this is, how fast it reads and multiplies: the facts that every result carries."""
 
 from __future__ import annotations
 
+import datetime
 import os
 import platform
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+
+from tribody import _native
+from tribody.ops.native import OPS
 
 ROOT = Path(__file__).parent.parent
 
 BEYOND_CACHES_BYTES = 1 << 30
 # Larger than any last-level cache but those of whole server sockets; what is read from it comes
 # from memory.  Small models may run faster than this: their weights stay in the cache.
+
+PRODUCT = (512, 2048, 2048)
+# Rows, columns and depth of the product that stands for the machine's int8 arithmetic: rows as in
+# a step of a prompt, 4 MB of weights, so that memory does not matter.
 
 CHUNK = 1 << 18  # float32 values per call: 1 MiB, so that the interpreter's share is below 1 %
 SIMD_NAMES = (
@@ -60,6 +69,17 @@ def describe() -> Machine:
     )
 
 
+def start_record(load: float) -> dict[str, object]:
+    """What a run says of itself first.  `load`: of the machine, before the run added its own."""
+    return {
+        "commit": commit(),
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "load": round(load, 2),
+        **asdict(describe()),
+        "options": sys.argv[1:],
+    }
+
+
 def _lines(path: Path) -> list[str]:
     return path.read_text("utf-8").splitlines() if path.exists() else []
 
@@ -86,6 +106,25 @@ def read_bandwidth(num_bytes: int, num_threads: int, seconds: float) -> float:
     while time.perf_counter() < deadline:
         best = min(best, _pass_seconds(parts))
     return share * 4 * num_threads / best
+
+
+def int8_rate(num_threads: int, seconds: float) -> float:
+    """Multiply-adds per second of one large product in w8g32, the best of those in `seconds`.
+
+    The machine can do at least this: it is a rate of our own kernel, not of its instructions.
+    """
+    rows, columns, depth = PRODUCT
+    _native.set_num_threads(num_threads)
+    x = np.ones((rows, depth), np.float32)
+    weights = OPS.pack(np.ones((columns, depth), np.float32), "w8g32")
+    out = np.empty((rows, columns), np.float32)
+    best = float("inf")
+    deadline = time.perf_counter() + seconds
+    while time.perf_counter() < deadline:
+        started = time.perf_counter()
+        OPS.linear(x, weights, None, None, out)
+        best = min(best, time.perf_counter() - started)
+    return rows * columns * depth / best
 
 
 def _pass_seconds(parts: Sequence[NDArray[np.float32]]) -> float:

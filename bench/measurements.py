@@ -1,161 +1,231 @@
-"""Numbers from repeats: medians, spreads, JSON lines, a table for the terminal and for README."""
+"""From samples to rows: medians, spreads, ratios, and shares of what the machine can do.  Pure."""
 
 from __future__ import annotations
 
-import json
-import re
 import statistics
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
-from rich.console import Console
-from rich.table import Table
+from cells import CELLS, PAIRINGS, Engine
+from records import Record, of_kind
 
-from machine import Machine
-from subject import Shape
+OURS = "tribody"
 
-BLOCK = re.compile(r"(<!-- bench:begin -->\n).*?(<!-- bench:end -->)", re.DOTALL)
+
+def quantile(values: Sequence[float], share: float) -> float:
+    """Linear between the two neighbours: quantile(x, 0.5) is the median."""
+    ordered = sorted(values)
+    place = share * (len(ordered) - 1)
+    below = int(place)
+    above = min(below + 1, len(ordered) - 1)
+    return ordered[below] + (place - below) * (ordered[above] - ordered[below])
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """One engine in one cell.  Rates are tokens per second over all sequences, one a round."""
+
+    engine: Engine
+    rates: tuple[float, ...]
+    rounds: tuple[int, ...]  # (0,): only the warm-up, because the cell takes too long
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.rates)
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One shape on both engines.  Rates are tokens per second over all sequences."""
+    """One cell on all engines of a pairing.
 
-    shape: Shape
+    `step_bytes` are read by one step of a decode (0: a prefill),
+    `token_macs` multiply-adds with weights for each token; `bandwidth` and `macs_per_second` are
+    the machine's, measured in the same rounds.
+    """
+
+    model: str
+    pairing: str
+    cell: str
+    title: str
+    batch: int
+    ours: Series
+    peers: tuple[Series, ...]
+    step_bytes: float
+    token_macs: float
+    bandwidth: float
+    macs_per_second: float
+
+    def best(self, program: str = "") -> Series | None:
+        """The fastest peer by median, of one program or of all."""
+        peers = [peer for peer in self.peers if program in ("", peer.engine.program)]
+        return max(peers, key=lambda peer: peer.median, default=None)
+
+    @property
+    def ratio(self) -> float | None:
+        """Of the medians, to the best peer."""
+        best = self.best()
+        return None if best is None else self.ours.median / best.median
+
+    @property
+    def ratio_range(self) -> tuple[float, float] | None:
+        """Smallest and largest ratio within a round: its engines ran back to back."""
+        best = self.best()
+        if best is None:
+            return None
+        theirs = dict(zip(best.rounds, best.rates, strict=True))
+        pairs = zip(self.ours.rounds, self.ours.rates, strict=True)
+        ratios = [rate / theirs[number] for number, rate in pairs if number in theirs]
+        return (min(ratios), max(ratios)) if ratios else None
+
+    @property
+    def bytes_per_second(self) -> float | None:
+        """Decode only: a prefill is bound by arithmetic."""
+        return self.step_bytes * self.ours.median / self.batch if self.step_bytes else None
+
+    @property
+    def bandwidth_share(self) -> float | None:
+        read = self.bytes_per_second
+        return read / self.bandwidth if read and self.bandwidth else None
+
+    @property
+    def arithmetic_share(self) -> float | None:
+        if not self.macs_per_second:
+            return None
+        return self.token_macs * self.ours.median / self.macs_per_second
+
+
+def rows_of(records: Sequence[Record]) -> list[Row]:
+    """Every cell that tribody ran, by model, then pairing, then cell in the order of `cells`."""
+    rates: dict[tuple[str, str, str], dict[Engine, dict[int, float]]] = {}
+    for sample in of_kind(records, "sample"):
+        place = (str(sample["model"]), str(sample["pairing"]), str(sample["cell"]))
+        engine = Engine(str(sample["program"]), str(sample["weights"]), str(sample["variant"]))
+        rate = _number(sample, "tokens") / _number(sample, "seconds")
+        rates.setdefault(place, {}).setdefault(engine, {})[int(_number(sample, "round"))] = rate
+    limits = _limits(records)
+    cells = {(r["model"], r["cell"]): r for r in of_kind(records, "cell")}
+    engines = {
+        (r["model"], r["pairing"], r["program"], r["weights"]): r
+        for r in of_kind(records, "engine")
+    }
+    rows = []
+    for place in sorted(rates, key=lambda place: _order(place, records)):
+        model, pairing, name = place
+        series = {engine: _series(engine, found) for engine, found in rates[place].items()}
+        ours = next((s for e, s in series.items() if e.program == OURS), None)
+        if ours is None:
+            continue
+        cell = cells[model, name]
+        loaded = engines[model, pairing, OURS, ours.engine.weights]
+        weights_bytes = _number(cell, "weights") * _number(loaded, "bits_per_weight") / 8
+        bandwidth, macs = limits.get((model, pairing), (0.0, 0.0))
+        rows.append(
+            Row(
+                model=model,
+                pairing=pairing,
+                cell=name,
+                title=str(cell["title"]),
+                batch=int(_number(cell, "batch")),
+                ours=ours,
+                peers=tuple(s for e, s in series.items() if e.program != OURS),
+                step_bytes=weights_bytes + _number(cell, "kv_bytes"),
+                token_macs=_number(cell, "macs") / _number(cell, "tokens"),
+                bandwidth=bandwidth,
+                macs_per_second=macs,
+            )
+        )
+    return rows
+
+
+def _series(engine: Engine, by_round: Mapping[int, float]) -> Series:
+    """The warm-up (round 0) counts only where there is nothing else."""
+    numbers = tuple(sorted(n for n in by_round if n or len(by_round) == 1))
+    return Series(engine, tuple(by_round[n] for n in numbers), numbers)
+
+
+def _limits(records: Iterable[Record]) -> dict[tuple[str, str], tuple[float, float]]:
+    """(model, pairing) -> bytes per second, multiply-adds per second: the best of all rounds."""
+    found: dict[tuple[str, str], tuple[float, float]] = {}
+    for record in of_kind(records, "limits"):
+        place = (str(record["model"]), str(record["pairing"]))
+        bandwidth, macs = found.get(place, (0.0, 0.0))
+        found[place] = (
+            max(bandwidth, _number(record, "bytes_per_second")),
+            max(macs, _number(record, "macs_per_second")),
+        )
+    return found
+
+
+def _order(place: tuple[str, str, str], records: Sequence[Record]) -> tuple[int, int, int]:
+    model, pairing, cell = place
+    models = list(dict.fromkeys(str(r["model"]) for r in of_kind(records, "cell")))
+    pairings = [p.name for p in PAIRINGS]
+    cells = [c.name for c in CELLS]
+    return models.index(model), pairings.index(pairing), cells.index(cell)
+
+
+def _number(record: Record, key: str) -> float:
+    value = record[key]
+    assert isinstance(value, int | float), f"{key} is {value!r}"
+    return value
+
+
+# --- Serving ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class ServeRow:
+    """One number of clients on one server, all repeats.  Times are in seconds.
+
+    `gaps` lie between two pieces of content of one answer, `firsts` between sending a request and
+    its first piece; both of all requests of all repeats.  `rates`: output tokens per second, one a
+    repeat.
+    """
+
+    model: str
+    server: str
+    clients: int
     rates: tuple[float, ...]
-    peer_rates: tuple[float, ...]  # empty without a peer
-    peer_variant: str
-    bytes_per_step: float  # weights once, and the keys and values that a step reads
-    bandwidth: float  # the run's
+    total_rates: tuple[float, ...]  # prompt tokens counted as well
+    firsts: tuple[float, ...]
+    gaps: tuple[float, ...]
+    requests: int
+    errors: int
+    cached_share: float  # of the prompt tokens
 
     @property
     def rate(self) -> float:
         return statistics.median(self.rates)
 
-    @property
-    def peer_rate(self) -> float | None:
-        return statistics.median(self.peer_rates) if self.peer_rates else None
 
-    @property
-    def ratio(self) -> float | None:
-        """Median of the pairs' ratios: a pair is measured back to back, so drift cancels."""
-        if not self.peer_rates:
-            return None
-        pairs = zip(self.rates, self.peer_rates, strict=True)
-        return statistics.median(ours / theirs for ours, theirs in pairs)
-
-    @property
-    def bytes_per_second(self) -> float | None:
-        """Decode only: a prefill is bound by arithmetic."""
-        if self.shape.kind == "prefill":
-            return None
-        return self.bytes_per_step * self.rate / self.shape.batch
-
-    @property
-    def bandwidth_fraction(self) -> float | None:
-        read = self.bytes_per_second
-        return None if read is None else read / self.bandwidth
+def serve_rows_of(records: Sequence[Record]) -> list[ServeRow]:
+    groups: dict[tuple[str, str, int], list[Record]] = {}
+    for record in of_kind(records, "serve"):
+        place = (str(record["model"]), str(record["server"]), int(_number(record, "clients")))
+        groups.setdefault(place, []).append(record)
+    return [_serve_row(*place, group) for place, group in groups.items()]
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
-    """What all rows of one run have in common."""
+def _serve_row(model: str, server: str, clients: int, repeats: Sequence[Record]) -> ServeRow:
+    def total(key: str) -> float:
+        return sum(_number(record, key) for record in repeats)
 
-    commit: str
-    date: str
-    machine: Machine
-    load: float  # other work at the start, in running threads; should be near 0
-    num_threads: int
-    isa: str  # what tribody's kernels chose
-    weight_format: str
-    peer: str
-    bandwidth: float  # bytes per second read from a buffer of the weights' size
-    memory_bandwidth: float  # the same from 1 GiB, which no cache holds
+    def numbers(key: str) -> tuple[float, ...]:
+        lists = [record[key] for record in repeats]
+        return tuple(float(x) for found in lists if isinstance(found, list) for x in found)
 
+    def rates(*keys: str) -> tuple[float, ...]:
+        return tuple(sum(_number(r, key) for key in keys) / _number(r, "seconds") for r in repeats)
 
-def json_lines(run: Run, rows: Sequence[Row]) -> str:
-    """One line for each shape; every line stands alone."""
-    lines = []
-    for row in rows:
-        low, high = min(row.rates), max(row.rates)
-        record: dict[str, object] = {
-            "bench": "engine",
-            **asdict(run),
-            "shape": asdict(row.shape),
-            "repeats": len(row.rates),
-            "tokens_per_s": round(row.rate, 2),
-            "tokens_per_s_min_max": [round(low, 2), round(high, 2)],
-            "bytes_per_step": round(row.bytes_per_step),
-            "gb_per_s": _rounded(row.bytes_per_second, 1e9),
-            "bandwidth_fraction": _rounded(row.bandwidth_fraction),
-        }
-        if row.peer_rates:
-            record["peer_tokens_per_s"] = _rounded(row.peer_rate)
-            record["peer_tokens_per_s_min_max"] = [
-                round(min(row.peer_rates), 2),
-                round(max(row.peer_rates), 2),
-            ]
-            record["peer_variant"] = row.peer_variant
-            record["ratio"] = _rounded(row.ratio)
-        lines.append(json.dumps(record))
-    return "\n".join(lines) + "\n"
-
-
-def _rounded(value: float | None, unit: float = 1.0) -> float | None:
-    return None if value is None else round(value / unit, 3)
-
-
-HEADINGS = ("", "tribody, tokens/s", "llama.cpp, tokens/s", "ratio", "read, GB/s", "of bandwidth")
-
-
-def cells(row: Row) -> tuple[str, ...]:
-    """One line of the table, as text: median and, in brackets, the smallest and the largest."""
-
-    def shown(rates: Sequence[float]) -> str:
-        if not rates:
-            return "-"
-        return f"{statistics.median(rates):.0f} ({min(rates):.0f}-{max(rates):.0f})"
-
-    read, fraction = row.bytes_per_second, row.bandwidth_fraction
-    return (
-        row.shape.title,
-        shown(row.rates),
-        shown(row.peer_rates) + (f" {row.peer_variant}" if row.peer_rates else ""),
-        "-" if row.ratio is None else f"{row.ratio:.2f}",
-        "-" if read is None else f"{read / 1e9:.1f}",
-        "-" if fraction is None else f"{fraction:.0%}",
+    return ServeRow(
+        model=model,
+        server=server,
+        clients=clients,
+        rates=rates("output_tokens"),
+        total_rates=rates("output_tokens", "prompt_tokens"),
+        firsts=numbers("firsts"),
+        gaps=numbers("gaps"),
+        requests=int(total("requests")),
+        errors=int(total("errors")),
+        cached_share=total("cached_tokens") / max(1.0, total("prompt_tokens")),
     )
-
-
-def caption(run: Run) -> str:
-    machine = run.machine
-    return (
-        f"{machine.cpu}, {run.num_threads} threads, {machine.memory_gb:.0f} GB, "
-        f"tribody {run.commit} ({run.isa}, {run.weight_format}) beside {run.peer} (Q8_0), "
-        f"{run.date}. Medians, smallest and largest in brackets; repeats interleaved. "
-        f"Load of the machine before the start: {run.load:.1f}. It reads {run.bandwidth / 1e9:.1f} "
-        f"GB/s from a buffer of the weights' size (100% in the last column) and "
-        f"{run.memory_bandwidth / 1e9:.1f} GB/s from 1 GiB."
-    )
-
-
-def print_table(run: Run, rows: Sequence[Row], console: Console) -> None:
-    table = Table(caption=caption(run), caption_justify="left")
-    for index, heading in enumerate(HEADINGS):
-        table.add_column(heading, justify="right" if index else "left")
-    for row in rows:
-        table.add_row(*cells(row))
-    console.print(table)
-
-
-def update_readme(path: Path, run: Run, rows: Sequence[Row]) -> None:
-    """Replace the block between the bench marks of a Markdown file."""
-    lines = ["| " + " | ".join(HEADINGS) + " |", "|---" + "|---:" * (len(HEADINGS) - 1) + "|"]
-    lines += ["| " + " | ".join(cells(row)) + " |" for row in rows]
-    block = "\n".join(lines) + "\n\n" + caption(run) + "\n"
-    text = path.read_text("utf-8")
-    changed, count = BLOCK.subn(lambda match: match[1] + block + match[2], text)
-    if count != 1:
-        raise ValueError(f"{path} has {count} blocks of bench:begin and bench:end; one is needed")
-    path.write_text(changed, "utf-8")

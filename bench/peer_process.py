@@ -1,34 +1,47 @@
-"""Talks to bench/peers/llamacpp.py: starts it in its own environment, asks, gets answers."""
+"""A measuring process: starts one of bench/subject.py and bench/peers/*.py, asks, gets answers."""
 
 from __future__ import annotations
 
 import json
 import subprocess
+import sys
 from pathlib import Path
 from types import TracebackType
 
 from machine import ROOT
 
-PEER_PYTHON = ROOT / ".venv-bench" / "bin" / "python"
-PEER_SCRIPT = ROOT / "bench" / "peers" / "llamacpp.py"
+Answer = dict[str, object]
+
+# What measures, and which interpreter has it.  llama.cpp's is another build of it in
+# `--llama-python`; transformers' is the environment of `make parity`.
+MODULES = {
+    "tribody": "subject",
+    "llama.cpp": "peers.llamacpp",
+    "transformers": "peers.torch_transformers",
+}
+TRANSFORMERS_PYTHON = ROOT / ".venv-parity" / "bin" / "python"
 
 
 class PeerFailed(Exception):
-    """The peer cannot start or died; its own words are on stderr."""
+    """The process cannot start or died; its own words are on stderr."""
 
 
 class PeerProcess:
-    """One llama.cpp process; a context manager."""
+    """One process; a context manager."""
 
-    def __init__(self, python: Path = PEER_PYTHON) -> None:
-        """`python`: an interpreter with llama-cpp-python."""
-        if not python.exists():
-            raise PeerFailed(f"{python} is missing: make bench builds .venv-bench")
+    def __init__(self, program: str, python: Path | None = None) -> None:
+        """`python`: the interpreter, this one unless given."""
+        command = [str(python or sys.executable), "-m", MODULES[program]]
+        if python and not python.exists():
+            raise PeerFailed(f"{program}: {python} is missing")
+        self._program = program
         self._process = subprocess.Popen(
-            [str(python), str(PEER_SCRIPT)],
+            command,
+            cwd=ROOT / "bench",
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
+            start_new_session=True,  # Ctrl-C is for the caller, who then closes stdin
         )
 
     def __enter__(self) -> PeerProcess:
@@ -40,29 +53,26 @@ class PeerProcess:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends the process; waits for it."""
         assert self._process.stdin is not None
         self._process.stdin.close()
         self._process.wait()
 
-    def ask(self, op: str, **arguments: object) -> dict[str, float | int | str]:
-        """One request, one answer.  Raises PeerFailed if the peer dies over it."""
+    def ask(self, op: str, **arguments: object) -> Answer:
+        """One request, one answer.  Raises PeerFailed if the process dies over it."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        self._process.stdin.write(json.dumps({"op": op, **arguments}) + "\n")
-        self._process.stdin.flush()
-        line = self._process.stdout.readline()
+        try:
+            self._process.stdin.write(json.dumps({"op": op, **arguments}) + "\n")
+            self._process.stdin.flush()
+            line = self._process.stdout.readline()
+        except BrokenPipeError:
+            line = ""
         if not line:
             status = self._process.wait()
-            raise PeerFailed(f"llama.cpp ended with status {status} over {op}")
-        answer: dict[str, float | int | str] = json.loads(line)
+            raise PeerFailed(f"{self._program} ended with status {status} over {op}")
+        answer: Answer = json.loads(line)
         return answer
-
-
-def make_q8_0(source: Path, folder: Path) -> Path:
-    """The peer's weights: Q8_0 made once from `source` by llama.cpp itself, kept in `folder`."""
-    target = folder / f"{source.stem.rsplit('.', 1)[0]}.Q8_0.gguf"
-    if not target.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        with PeerProcess() as peer:
-            peer.ask("quantize", source=str(source), target=str(target))
-    return target

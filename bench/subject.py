@@ -1,116 +1,141 @@
-"""The engine under test, in this process: the same Engine that the server's child runs.
+"""The engine under test: the same Engine that the server's child runs, in a process of its own.
+
+    load {path, weights, threads, isa, batch} -> {vocab_size, weight_bytes, version, …}
+    run  {cell, variant, seed}                -> {seconds, steps}
 
 What is timed is Engine.step(): scheduling, the model, choosing the token and the events, all that
-a served token costs short of the socket and the text.
+a served token costs short of the socket and the text.  The sequences of a decode cell find their
+prompts in the prefix cache after the first time, as the peers keep theirs.
 """
 
 from __future__ import annotations
 
 import itertools
-import random
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
-from tribody.core.config import EngineConfig
+import msgspec
+
+from cells import Cell, random_tokens
+from machine import commit
+from peers.loop import Record, answer_questions
+from tribody import _native
+from tribody.core.config import PAGE_SIZE, EngineConfig
 from tribody.core.request import Request, SamplingParams
 from tribody.engine.build import build_engine
+from tribody.precision.formats import FORMATS
 
-KV_BUDGET_BYTES = 1 << 29  # 16 sequences of 1,200 tokens of a model with 23 KB a token
-
-
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """One thing to measure.
-
-    prefill: one prompt of `depth` tokens.  decode: `batch` sequences that hold `depth` tokens when
-    the timing starts, `steps` steps.
-    """
-
-    kind: str  # "prefill" or "decode"
-    batch: int
-    depth: int
-    steps: int
-
-    @property
-    def title(self) -> str:
-        if self.kind == "prefill":
-            return f"prefill, {self.depth} tokens"
-        return f"decode, {self.batch} at once, {self.depth} tokens deep"
-
-    @property
-    def num_tokens(self) -> int:
-        return self.depth if self.kind == "prefill" else self.batch * self.steps
-
-
-def prompt(vocab_size: int, length: int, seed: int) -> list[int]:
-    """Random token ids: the speed does not depend on them, and no two prompts share a prefix."""
-    draw = random.Random(seed)
-    return [draw.randrange(vocab_size) for _ in range(length)]
+KV_BUDGET_BYTES = 1 << 29
+# 22,000 tokens of a model with 23 KB a token: all cells' sequences (9,300) stay in the prefix
+# cache while the prompts of the prefill cells come and go.
 
 
 class Subject:
     """tribody's engine with one model."""
 
-    def __init__(self, path: Path, num_threads: int, *, weight_format: str) -> None:
+    def __init__(self, path: Path, weights: str, num_threads: int, max_running: int) -> None:
+        """`weights`: a format's name; "" for a packed file, which has its own."""
         config = EngineConfig(
             model_path=str(path),
-            weight_format=weight_format,  # type: ignore[arg-type]  # checked by the engine
             kv_format="float16",
             kv_budget_bytes=KV_BUDGET_BYTES,
             num_threads=num_threads,
-            max_running=16,
+            max_running=max_running,
         )
+        if weights:
+            config = msgspec.structs.replace(config, weight_format=weights)
         self.engine, self.info = build_engine(config, lambda _done, _total: None)
         self._numbers = itertools.count()
 
-    def kv_token_bytes(self) -> float:
-        """Bytes of keys and values of one token."""
-        return self.info.kv_budget_bytes / (self.info.num_pages * self.info.page_size)
-
-    def _submit(self, length: int, max_tokens: int, seed: int) -> None:
-        number = next(self._numbers)
+    def _submit(self, tokens: list[int], max_tokens: int, salt: str) -> str:
+        request_id = f"bench-{next(self._numbers)}"
         sampling = SamplingParams(max_tokens=max_tokens, temperature=0.0, ignore_eos=True)
         self.engine.submit(
             Request(
-                id=f"bench-{number}",
-                prompt_token_ids=prompt(self.info.vocab_size, length, seed),
+                id=request_id,
+                prompt_token_ids=tokens,
                 sampling=sampling,
-                cache_salt=f"bench-{number}",  # nothing is found in the prefix cache
+                cache_salt=salt or request_id,  # its own: nothing is found in the prefix cache
             )
         )
+        return request_id
 
-    def run(self, shape: Shape, seed: int) -> float:
-        """Seconds of the shape's timed part."""
-        if shape.kind == "prefill":
-            self._submit(shape.depth, 1, seed)
-            return self.drain()
-        self.fill(shape, seed)
-        seconds = self.decode(shape)
-        self.drain()
+    def run(self, cell: Cell, seed: int) -> float:
+        """Seconds of the cell's timed part."""
+        if cell.kind == "prefill":
+            return self.prefill(cell, seed)
+        requests = self.fill(cell)
+        seconds = self.decode(cell)
+        self.clear(requests)
         return seconds
 
-    def fill(self, shape: Shape, seed: int) -> None:
-        """Bring a decode shape's sequences to the point where every step decodes all of them."""
-        # The first sequences decode while the last are still in prefill; they need spare tokens.
-        spare = 2 * (2 + shape.batch * shape.depth // 512)
-        for index in range(shape.batch):
-            self._submit(max(shape.depth, 1), shape.steps + spare, seed * 1000 + index)
-        begun: set[str] = set()
-        while len(begun) < shape.batch:
-            begun |= {event.request_id for event in self.engine.step()}
-
-    def decode(self, shape: Shape) -> float:
-        """Seconds of `shape.steps` steps, after `fill`."""
-        started = time.perf_counter()
-        num_tokens = sum(len(self.engine.step()) for _ in range(shape.steps))
-        seconds = time.perf_counter() - started
-        assert num_tokens == shape.num_tokens, "a timed step did not decode every sequence once"
-        return seconds
-
-    def drain(self) -> float:
-        """Seconds until every request has ended."""
+    def prefill(self, cell: Cell, seed: int) -> float:
+        """Seconds of one prompt, which the prefix cache does not hold, and its first token."""
+        self._submit(random_tokens(self.info.vocab_size, cell.depth, seed), 1, salt="")
         started = time.perf_counter()
         while self.engine.has_work():
             self.engine.step()
         return time.perf_counter() - started
+
+    def fill(self, cell: Cell) -> list[str]:
+        """Bring a decode cell's sequences to where every step decodes all of them.
+
+        One token more than the depth, so that all its whole pages are found in the prefix cache.
+        """
+        limit = self.info.max_context_tokens - cell.depth - PAGE_SIZE
+        requests = [
+            self._submit(
+                random_tokens(self.info.vocab_size, cell.depth + 1, sequence), limit, salt="decode"
+            )
+            for sequence in range(cell.batch)
+        ]
+        begun: set[str] = set()
+        while len(begun) < cell.batch:
+            begun |= {event.request_id for event in self.engine.step()}
+        return requests
+
+    def decode(self, cell: Cell) -> float:
+        """Seconds of `cell.steps` steps, after `fill`."""
+        started = time.perf_counter()
+        num_tokens = sum(len(self.engine.step()) for _ in range(cell.steps))
+        seconds = time.perf_counter() - started
+        assert num_tokens == cell.batch * cell.steps, "a step did not decode every sequence once"
+        return seconds
+
+    def clear(self, requests: list[str]) -> None:
+        """End the requests; their prompts' pages stay in the prefix cache."""
+        for request in requests:
+            self.engine.abort(request)
+        self.engine.step()
+
+
+def main() -> None:
+    loaded: list[Subject] = []
+
+    def load(path: str, weights: str, threads: int, isa: str | None, batch: int) -> Record:
+        if isa:
+            _native.set_isa(isa)
+        subject = Subject(Path(path), weights, threads, batch)
+        loaded[:] = [subject]
+        info = subject.info
+        bits = [f.bits_per_weight for f in FORMATS.values() if f.name == weights]
+        return {
+            "vocab_size": info.vocab_size,
+            "weight_bytes": info.weight_bytes,
+            "bits_per_weight": bits[0] if bits else None,
+            "load_seconds": info.load_seconds,
+            "threads": info.num_threads,
+            "system": info.isa,
+            "version": f"tribody {commit()}",
+        }
+
+    def run(cell: dict[str, object], variant: str, seed: int) -> Record:
+        assert not variant
+        wanted = Cell(**cell)  # type: ignore[arg-type]
+        return {"seconds": loaded[0].run(wanted, seed), "steps": wanted.steps}
+
+    answer_questions({"load": load, "run": run})
+
+
+if __name__ == "__main__":
+    main()

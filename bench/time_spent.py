@@ -1,4 +1,4 @@
-"""Where the time of a decode step goes: exclusive seconds of each operator and of each stage.
+"""Where the time of a step goes: exclusive seconds of each operator and of each stage.
 
 Wraps the operators' methods and the stages' functions with timers for the length of a run.  A timer
 costs about a microsecond a call, some 0.2 ms in a step of a 30-layer model, charged to the caller.
@@ -11,30 +11,23 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from inspect import isfunction
 
 from rich.console import Console
 from rich.table import Table
 
-from subject import Shape, Subject
+from cells import Cell
+from subject import Subject
 from tribody.engine import model_executor
 from tribody.engine.engine import Engine
 from tribody.engine.model_executor import ModelExecutor
 from tribody.memory.kv_store import KVStore
+from tribody.models.deepseek_v3 import DeepseekV3
 from tribody.models.llama import Llama
 from tribody.ops.native import NativeOps
 from tribody.scheduling.scheduler import Scheduler
 
-OPERATORS = (
-    "embed",
-    "linear",
-    "norm_linear",
-    "norm_mlp",
-    "rope_store",
-    "attend",
-    "rms_norm",
-    "argmax",
-    "top_logprobs",
-)
+OPERATORS = tuple(name for name, method in vars(NativeOps).items() if isfunction(method))
 STAGES: tuple[tuple[object, str, str], ...] = (
     (Engine, "step", "engine: events, stop strings"),
     (Scheduler, "plan", "scheduler.plan"),
@@ -42,6 +35,7 @@ STAGES: tuple[tuple[object, str, str], ...] = (
     (ModelExecutor, "run", "executor: order, rows"),
     (KVStore, "copy_pages", "page copies"),
     (Llama, "forward", "model: between operators"),
+    (DeepseekV3, "forward", "model: between operators"),
     (model_executor, "step_input", "ids to arrays"),
     (model_executor, "sample", "sampler"),
 )
@@ -84,36 +78,39 @@ def watching(times: Times) -> Iterator[None]:
             setattr(owner, name, function)
 
 
-def show(subject: Subject, shapes: Sequence[Shape], console: Console) -> None:
-    """Run each decode shape once with timers and print milliseconds a step."""
-    for shape in shapes:
-        if shape.kind != "decode":
-            continue
-        subject.run(shape, seed=90)  # the first run of a shape pays for its buffers
+def show(subject: Subject, cells: Sequence[Cell], console: Console) -> None:
+    """Run each cell once with timers and print milliseconds a step (of a decode) or in all."""
+    for cell in cells:
+        subject.run(cell, seed=90)  # the first run of a cell pays for its buffers
         times = Times()
-        subject.fill(shape, seed=91)
-        with watching(times):
-            subject.decode(shape)
-        subject.drain()
-        console.print(table(shape, times))
+        if cell.kind == "prefill":
+            with watching(times):
+                subject.prefill(cell, seed=91)
+        else:
+            requests = subject.fill(cell)
+            with watching(times):
+                subject.decode(cell)
+            subject.clear(requests)
+        console.print(table(cell, times))
 
 
-def table(shape: Shape, times: Times) -> Table:
-    """Milliseconds a step of everything that was timed, the largest first."""
-    shown = Table(title=f"{shape.title}: where a step's time goes")
-    for heading in ("where", "calls a step", "ms a step", "share"):
+def table(cell: Cell, times: Times) -> Table:
+    """Milliseconds of everything that was timed, the largest first."""
+    shown = Table(title=f"{cell.title}: where the time goes")
+    unit = "a step" if cell.steps else "in all"
+    for heading in ("where", f"calls {unit}", f"ms {unit}", "share"):
         shown.add_column(heading, justify="left" if heading == "where" else "right")
     total = sum(times.seconds.values())
+    steps = cell.steps or 1
 
     def add(name: str, calls: str, seconds: float) -> None:
-        milliseconds = seconds / shape.steps * 1e3
-        shown.add_row(name, calls, f"{milliseconds:.3f}", f"{seconds / total:.1%}")
+        shown.add_row(name, calls, f"{seconds / steps * 1e3:.3f}", f"{seconds / total:.1%}")
 
     for name, seconds in sorted(times.seconds.items(), key=lambda item: -item[1]):
-        add(name, f"{times.calls[name] / shape.steps:.0f}", seconds)
+        add(name, f"{times.calls[name] / steps:.0f}", seconds)
     shown.add_section()
     operators = sum(s for name, s in times.seconds.items() if name.startswith("op "))
     add("all operators", "", operators)
     add("Python around them", "", total - operators)
-    add("whole step", "", total)
+    add("all", "", total)
     return shown
