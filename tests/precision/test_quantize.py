@@ -1,4 +1,4 @@
-"""The reference of every number format: round trips, all codes, errors bounded on both sides."""
+"""The reference of the symmetric formats: round trips, all codes, errors bounded on both sides."""
 
 from __future__ import annotations
 
@@ -55,6 +55,33 @@ def test_w8g32_error_is_uniform_in_half_a_step(columns: int) -> None:
         assert 0.9 / 12 < relative < 1.1 / 12
 
 
+def test_every_w6g32_code_survives_a_round_trip() -> None:
+    """Codes 1 to 63 under a scale of one half; 63 in each group fixes the scale."""
+    values = np.arange(-31, 32, dtype=np.float32) / 2
+    padded = np.concatenate([values, np.zeros(30, np.float32)]).reshape(3, 31)
+    anchored = np.concatenate([padded, np.full((3, 1), 15.5, np.float32)], axis=1)
+    codes, scales = quantize.quantize_w6g32(anchored)
+    np.testing.assert_array_equal(scales, np.float16(0.5))
+    assert (codes.min(), codes.max()) == (1, 63)
+    np.testing.assert_array_equal(quantize.dequantize_w6g32(codes, scales, 32), anchored)
+
+
+@pytest.mark.parametrize("columns", [1, 31, 32, 33, 576])
+def test_w6g32_error_is_uniform_in_half_a_step(columns: int) -> None:
+    weights = np.random.default_rng(2).standard_normal((64, columns), dtype=np.float32)
+    codes, scales = quantize.quantize_w6g32(weights)
+    assert codes.shape == (64, -(-columns // 32), 32)
+    assert codes.min() >= 1
+    assert codes.max() <= 63
+    error = weights - quantize.dequantize_w6g32(codes, scales, columns)
+    step = np.repeat(scales.astype(np.float32), 32, axis=-1)[:, :columns]
+    clipped = 31 * 2.0**-11
+    assert (np.abs(error) <= step * (0.5 + clipped)).all()
+    if columns >= 32:
+        relative = np.mean(np.square(error / step)[:, : columns // 32 * 32])
+        assert 0.9 / 12 < relative < 1.1 / 12
+
+
 def test_a8_error_is_uniform_in_half_a_step() -> None:
     x = np.random.default_rng(3).standard_normal((64, 576), dtype=np.float32)
     codes, scales = quantize.quantize_a8(x)
@@ -69,6 +96,9 @@ def test_groups_of_zeros_have_no_scale() -> None:
     for codes, scales in (quantize.quantize_w8g32(zeros), quantize.quantize_a8(zeros)):
         assert not codes.any()
         assert not scales.any()
+    w6_codes, w6_scales = quantize.quantize_w6g32(zeros)
+    assert (w6_codes == 32).all()
+    assert not w6_scales.any()
 
 
 @pytest.mark.parametrize("magnitude", [1e-45, 1e-38, 3e-37])

@@ -6,14 +6,26 @@ from typing import Literal
 
 import msgspec
 
-WeightFormat = Literal["float32", "bfloat16", "float16", "w8g32"]
+WeightFormat = Literal[
+    "float32", "bfloat16", "float16", "w8g32", "w6g32", "w5m32", "w4m32", "fp4g32", "fp8b"
+]
 KVFormat = Literal["float32", "float16"]
+DraftSource = Literal["mtp", "ngram"]
+Speculation = Literal["auto", "mtp", "ngram", "off"]
 
 PAGE_SIZE = 64  # tokens; a multiple of every group size used and of the SIMD widths
 
 KV_SHARE_OF_FREE_MEMORY = 0.4
 # The share of free memory that the KV cache takes after the weights are loaded.  The rest is for
 # the page cache (memory-mapped weights), the server and whatever else the machine does.
+
+
+LOGIT_ROWS = 128
+# Rows of logits computed at a time, where there is a choice: 128 x 129,280 float32 are 66 MB.
+
+MAX_DRAFTS = 8
+# Tokens drafted for one sequence in one step, at most.  How many it is follows from measurements;
+# the eighth of a row is still right more often than not where a text repeats itself.
 
 
 class SchedulerConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -25,6 +37,8 @@ class SchedulerConfig(msgspec.Struct, frozen=True, kw_only=True):
     max_step_tokens: int = 512  # one budget for decodes and prefill chunks together
     max_running: int = 64  # sequences in a step
     max_waiting: int = 1024  # requests in the queue; one more is refused as overloaded
+    draft_sources: tuple[DraftSource, ...] = ()  # what may draft tokens; none = no speculation
+    max_drafts: int = MAX_DRAFTS
 
 
 class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -41,3 +55,5 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     max_running: int = 64
     max_waiting: int = 1024
     ops: Literal["native", "reference"] = "native"
+    speculation: Speculation = "auto"  # "auto": the model's own drafter if it has one, and n-grams
+    max_drafts: int = MAX_DRAFTS
