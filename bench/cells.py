@@ -34,8 +34,7 @@ class Cell:
     def title(self) -> str:
         if self.kind == "prefill":
             return f"prefill, {self.depth:,} tokens"
-        sequences = "one sequence" if self.batch == 1 else f"{self.batch} sequences"
-        return f"decode, {sequences}, {self.depth:,} tokens deep"
+        return f"decode, {self.batch} at once, {self.depth:,} deep"
 
     @property
     def num_tokens(self) -> int:

@@ -42,15 +42,13 @@ def draw(folder: Path, rows: Sequence[Row], served: Sequence[ServeRow]) -> dict[
 
 def _ratios(axes: Axes, rows: Sequence[Row]) -> bool:
     """How many times as fast as the best peer; the whisker goes from the least to the most."""
-    compared = [row for row in reversed(rows) if row.ratio is not None]
-    for place, row in enumerate(compared):
-        ratio, between = row.ratio, row.ratio_range
-        assert ratio is not None
-        low, high = between or (ratio, ratio)
+    compared = [(row, row.ratio) for row in reversed(rows) if row.ratio is not None]
+    for place, (row, ratio) in enumerate(compared):
+        low, high = row.ratio_range or (ratio, ratio)
         whisker = [[max(0.0, ratio - low)], [max(0.0, high - ratio)]]
         axes.barh(place, ratio, color=COLOURS[OURS], xerr=whisker, error_kw={"capsize": 3})
-        axes.annotate(f"{ratio:.2f}", (0.05, place), va="center", color="white", fontsize=8)
-    axes.set_yticks(range(len(compared)), [row.title for row in compared], fontsize=8)
+    labels = [f"{row.title}  {ratio:.2f}" for row, ratio in compared]
+    axes.set_yticks(range(len(compared)), labels, fontsize=8)
     axes.axvline(1.0, color="black", linewidth=0.8)
     axes.set_xlabel("times the best peer's tokens/s")
     return bool(compared)
@@ -64,9 +62,9 @@ def _depths(axes: Axes, rows: Sequence[Row]) -> bool:
 
 def _batches(axes: Axes, rows: Sequence[Row]) -> bool:
     """Decoding by number of sequences."""
-    axes.set_xscale("log", base=2)
-    axes.set_xlabel("sequences at once, 128 tokens deep")
-    return _lines(axes, [(row.batch, row) for row in rows if row.cell.startswith("batch-")])
+    points = [(row.batch, row) for row in rows if row.cell.startswith("batch-")]
+    _doubling(axes, [count for count, _ in points], "sequences at once, 128 tokens deep")
+    return _lines(axes, points)
 
 
 def _lines(axes: Axes, points: Sequence[tuple[int, Row]]) -> bool:
@@ -105,12 +103,18 @@ def _serving(rates: Axes, times: Axes, rows: Sequence[ServeRow]) -> None:
     for share, style in ((0.5, "-"), (0.99, "--")):
         firsts = [quantile(row.firsts, share) if row.firsts else 0.0 for row in rows]
         gaps = [quantile(row.gaps, share) if row.gaps else 0.0 for row in rows]
-        times.plot(clients, firsts, f"o{style}", color="#0b6e4f", label=f"first token p{share:.0%}")
-        times.plot(clients, gaps, f"s{style}", color="#edae49", label=f"between p{share:.0%}")
+        rank = f"p{share * 100:.0f}"
+        times.plot(clients, firsts, f"o{style}", color="#0b6e4f", label=f"first token, {rank}")
+        times.plot(clients, gaps, f"s{style}", color="#edae49", label=f"between tokens, {rank}")
     times.set_yscale("log")
     times.set_ylabel("seconds")
     times.legend(fontsize=8)
     for axes in (rates, times):
-        axes.set_xscale("log", base=2)
-        axes.set_xticks(clients, [str(count) for count in clients])
-        axes.set_xlabel("clients")
+        _doubling(axes, clients, "clients")
+
+
+def _doubling(axes: Axes, counts: Sequence[int], title: str) -> None:
+    """An axis of counts that double."""
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(counts, [str(count) for count in counts])
+    axes.set_xlabel(title)
