@@ -44,6 +44,10 @@ class PeerProcess:
             start_new_session=True,  # Ctrl-C is for the caller, who then closes stdin
         )
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     def __enter__(self) -> PeerProcess:
         return self
 

@@ -129,7 +129,18 @@ def caption(records: Sequence[Record]) -> str:
         f"{run['memory_gb']} GB, {run['date']}, commit {run['commit']}. "
         f"Load of the machine before the start: {loads}."
     )
-    return " ".join([text, *_limits(records), *(f"{version}." for version in versions)])
+    parts = [text, *_other_work(records), *_limits(records), *(f"{v}." for v in versions)]
+    return " ".join(parts)
+
+
+def _other_work(records: Sequence[Record]) -> Iterator[str]:
+    samples = of_kind(records, "sample")
+    shares = [float(str(sample["other_work"])) for sample in samples if sample["round"]]
+    if shares:
+        yield (
+            f"Other work took {statistics.median(shares):.0%} of the processors during a timing "
+            f"(median; {quantile(shares, 0.9):.0%} or more during a tenth of them)."
+        )
 
 
 def _texts(value: object) -> list[str]:
