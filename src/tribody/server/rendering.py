@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+import msgspec
+
 from tribody.core.request import Event, FinishReason, TokenLogprob
 from tribody.text.detokenizer import TextStream
 from tribody.text.reasoning import ReasoningSplitter
@@ -49,7 +51,16 @@ class ChoiceRenderer:
     )
 
     def push(self, event: Event) -> list[Piece]:
-        """The pieces that are certain now; after the last event, all of them."""
+        """The pieces that are certain now; after the last event, all of them.
+
+        Tokens that come together are counted to their sections one by one, as if they had not.
+        """
+        pieces: list[Piece] = []
+        for one in _single(event):
+            pieces += self._push(one)
+        return _joined(pieces)
+
+    def _push(self, event: Event) -> list[Piece]:
         shown = event.token_ids[:-1] if event.ended_by_token else event.token_ids
         texts = self._split(self.stream.push(shown))
         if event.finish_reason is not None:
@@ -96,6 +107,37 @@ class ChoiceRenderer:
         taken = self._pending[section]
         self._pending[section] = []
         return taken
+
+
+def _single(event: Event) -> list[Event]:
+    """One event for each token, the end with the last."""
+    last = len(event.token_ids) - 1
+    if last < 1:
+        return [event]
+    logprobs = event.logprobs
+    return [
+        msgspec.structs.replace(
+            event,
+            token_ids=[token],
+            logprobs=None if logprobs is None else logprobs[i : i + 1],
+            finish_reason=event.finish_reason if i == last else None,
+            ended_by_token=event.ended_by_token and i == last,
+        )
+        for i, token in enumerate(event.token_ids)
+    ]
+
+
+def _joined(pieces: list[Piece]) -> list[Piece]:
+    """Neighbours of one section as one piece; an end stays apart."""
+    joined: list[Piece] = []
+    for piece in pieces:
+        before = joined[-1] if joined else None
+        if before and before.section == piece.section and piece.finish_reason is None:
+            text, logprobs = before.text + piece.text, before.logprobs + piece.logprobs
+            joined[-1] = Piece(piece.choice, piece.section, text, logprobs)
+        else:
+            joined.append(piece)
+    return joined
 
 
 def finite(logprob: float) -> float:
