@@ -24,6 +24,7 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
     isa: str
     load_seconds: float
     fingerprint: str
+    speculation: str = "off"  # what may draft tokens: "mtp", "ngram" or "mtp+ngram"
 
 
 class EngineStats(msgspec.Struct, frozen=True, kw_only=True):
@@ -40,5 +41,7 @@ class EngineStats(msgspec.Struct, frozen=True, kw_only=True):
     cached_tokens: int = 0
     generated_tokens: int = 0
     preemptions: int = 0
+    drafted_tokens: int = 0  # drafts that steps computed
+    accepted_tokens: int = 0  # those that were right and became part of an answer
     step_seconds: float = 0.0  # the last step's duration
     busy_seconds: float = 0.0  # summed over all steps

@@ -102,10 +102,11 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(slots=True)
 class SampleSlot:
-    """One token to draw from the logits of the last row of a chunk.
+    """One token to draw from the logits of a chunk's last row, or of a row with a draft after it.
 
     `generated` is the scheduler's own list: read it during the step, do not keep or change it.
-    `position` counts generated tokens from 0 and is the random stream's counter.
+    `drafts` follow it, as if they had been generated.  `position` counts both from 0 and is the
+    random stream's counter.
     """
 
     sequence_id: int
@@ -115,6 +116,7 @@ class SampleSlot:
     prompt_token_ids: list[int]
     generated: list[int]
     request_id: str = ""
+    drafts: list[int] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -126,6 +128,11 @@ class Chunk:
     that generated them); prompt tokens use the expanded form.  A chunk is never a mixture.
     `samples` is empty unless the last row's logits are wanted; several entries share the row when
     a prompt forks into n choices.
+
+    The last `num_drafts` tokens are guesses.  Then `samples` has one entry more than there are
+    guesses, for the last rows in their order, and each draws only if the entry before it drew the
+    guess that its row computes.  `next_token_id` is the token after the chunk where it is known;
+    a drafter reads it.
     """
 
     sequence_id: int
@@ -134,15 +141,22 @@ class Chunk:
     page_table: list[int]
     generated: bool
     samples: list[SampleSlot] = field(default_factory=list)
+    num_drafts: int = 0
+    next_token_id: int | None = None
 
 
 @dataclass(slots=True)
 class StepPlan:
-    """One step of the engine: ids only.  `page_copies` (source, target) come before all chunks."""
+    """One step of the engine: ids only.  `page_copies` (source, target) come before all chunks.
+
+    `draft_passes`: how many tokens the model's drafter is to draft for each sequence that drew;
+    0: it does not run.
+    """
 
     step_id: int
     chunks: list[Chunk]
     page_copies: list[tuple[int, int]] = field(default_factory=list)
+    draft_passes: int = 0
 
     @property
     def num_tokens(self) -> int:
@@ -154,18 +168,27 @@ class SampledToken:
     """The outcome of one SampleSlot.
 
     `error` is set when no token could be drawn (logits that are not numbers); it ends this choice
-    with an error and never holds user text.
+    with an error and never holds user text.  `skipped`: the row followed a wrong guess, and there
+    is no token.
     """
 
     sequence_id: int
     token_id: int
     logprob: TokenLogprob | None = None
     error: str | None = None
+    skipped: bool = False
 
 
 @dataclass(slots=True)
 class StepResult:
-    """What a step produced, in the order of the plan's sample slots."""
+    """What a step produced, in the order of the plan's sample slots.
+
+    `drafts`: what the drafter guesses to follow, by sequence id.  `seconds` are the step's,
+    `draft_seconds` the drafter's part of them; 0 = not measured.
+    """
 
     step_id: int
     tokens: list[SampledToken]
+    drafts: dict[int, list[int]] = field(default_factory=dict)
+    seconds: float = 0.0
+    draft_seconds: float = 0.0

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tribody import _native
-from tribody.core.config import PAGE_SIZE, EngineConfig, SchedulerConfig
+from tribody.core.config import PAGE_SIZE, DraftSource, EngineConfig, SchedulerConfig
 from tribody.core.engine_info import EngineInfo
 from tribody.core.errors import BadConfig
 from tribody.core.tokenizer_source import TokenizerSource
@@ -19,10 +19,11 @@ from tribody.engine.engine import Engine
 from tribody.engine.machine import available_bytes, physical_cores
 from tribody.engine.model_executor import ModelExecutor
 from tribody.loading.checkpoint import open_checkpoint
-from tribody.memory.kv_store import KVStore, page_bytes
+from tribody.memory.kv_store import KVLayout, KVStore, page_bytes
 from tribody.models.config import ModelConfig
-from tribody.models.load import load_model
+from tribody.models.load import has_drafter, load_model
 from tribody.models.step_input import Model
+from tribody.models.weights import TensorSource
 from tribody.ops import native, reference
 from tribody.ops.table import Ops
 from tribody.scheduling.scheduler import Scheduler
@@ -69,16 +70,20 @@ def build(config: EngineConfig, progress: Progress | None = None) -> BuiltEngine
     _native.set_num_threads(num_threads)
     with closing(open_checkpoint(Path(config.model_path))) as checkpoint:
         tokenizer = Tokenizer.from_source(checkpoint.tokenizer_source)
-        model = load_model(checkpoint, ops, config.weight_format, progress)
+        sources = _draft_sources(config, checkpoint)
+        model = load_model(
+            checkpoint, ops, config.weight_format, progress, drafter="mtp" in sources
+        )
         tokenizer.check_vocabulary(model.config.vocab_size)
         ends = eos_token_ids(
             tokenizer.eos_token_ids, checkpoint.config, checkpoint.generation_config
         )
-        limits, kv_limit = _limits(config, model)
+        limits, kv_limit = _limits(config, model, sources)
         fingerprint = _fingerprint(checkpoint.fingerprint, config, ops)
-        kv = KVStore(model.kv_layout, limits.num_pages, config.kv_format)
+        stores = [KVStore(x, limits.num_pages, config.kv_format) for x in _layouts(model)]
         scheduler = Scheduler(limits, ends, fingerprint)
-        executor = ModelExecutor(model, ops, kv, config.max_step_tokens)
+        draft_kv = stores[1] if model.drafter is not None else None
+        executor = ModelExecutor(model, ops, stores[0], config.max_step_tokens, draft_kv)
         info = EngineInfo(
             model_id=checkpoint.name,
             model_type=model.config.model_type,
@@ -87,7 +92,7 @@ def build(config: EngineConfig, progress: Progress | None = None) -> BuiltEngine
             weight_format=config.weight_format,
             kv_format=config.kv_format,
             weight_bytes=model.weights.num_bytes,
-            kv_budget_bytes=kv.num_bytes,
+            kv_budget_bytes=sum(store.num_bytes for store in stores),
             kv_limit=kv_limit,
             num_pages=limits.num_pages,
             page_size=PAGE_SIZE,
@@ -96,6 +101,7 @@ def build(config: EngineConfig, progress: Progress | None = None) -> BuiltEngine
             isa=_native.current_isa() if ops.name == "native" else ops.name,
             load_seconds=time.monotonic() - started,
             fingerprint=fingerprint.hex(),
+            speculation="+".join(sources) or "off",
         )
         engine = Engine(scheduler, executor, tokenizer)
         return BuiltEngine(
@@ -103,7 +109,35 @@ def build(config: EngineConfig, progress: Progress | None = None) -> BuiltEngine
         )
 
 
-def _limits(config: EngineConfig, model: Model) -> tuple[SchedulerConfig, str]:
+def _draft_sources(config: EngineConfig, checkpoint: TensorSource) -> tuple[DraftSource, ...]:
+    """What may draft tokens, of what was asked for.  Raises: BadConfig, BadModel."""
+    if config.max_drafts < 1:
+        raise BadConfig(f"max_drafts is {config.max_drafts}; it must be at least 1")
+    if config.speculation == "off":
+        return ()
+    if config.speculation == "ngram":
+        return ("ngram",)
+    if has_drafter(checkpoint):
+        return ("mtp",) if config.speculation == "mtp" else ("mtp", "ngram")
+    if config.speculation == "mtp":
+        raise BadConfig(
+            "speculation is mtp; this model has no multi-token-prediction module: "
+            "use ngram, auto or off"
+        )
+    return ("ngram",)
+
+
+def _layouts(model: Model) -> list[KVLayout]:
+    """What a page holds: the model's keys and values, and its drafter's if there is one."""
+    layouts = [model.kv_layout]
+    if model.drafter is not None:
+        layouts.append(model.drafter.kv_layout)
+    return layouts
+
+
+def _limits(
+    config: EngineConfig, model: Model, sources: tuple[DraftSource, ...]
+) -> tuple[SchedulerConfig, str]:
     """The scheduler's limits, pages included, and what set their number: the given budget or a
     share of free memory, but never more pages than every running sequence could fill."""
     max_context = _max_context(config, model.config)
@@ -111,7 +145,7 @@ def _limits(config: EngineConfig, model: Model) -> tuple[SchedulerConfig, str]:
     if not budget:
         budget = int(config.kv_share * available_bytes())
         kv_limit = f"{config.kv_share:.0%} of free memory"
-    size = page_bytes(model.kv_layout, config.kv_format)
+    size = sum(page_bytes(layout, config.kv_format) for layout in _layouts(model))
     fillable = config.max_running * -(-max_context // PAGE_SIZE)
     num_pages = min(budget // size, fillable)
     if num_pages == fillable:
@@ -134,6 +168,8 @@ def _limits(config: EngineConfig, model: Model) -> tuple[SchedulerConfig, str]:
         max_step_tokens=config.max_step_tokens,
         max_running=config.max_running,
         max_waiting=config.max_waiting,
+        draft_sources=sources,
+        max_drafts=config.max_drafts,
     )
     return limits, kv_limit
 

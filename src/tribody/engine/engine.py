@@ -6,6 +6,8 @@ find stop strings, so that a request ends, and is counted, in the step that ende
 
 from __future__ import annotations
 
+from collections import Counter
+
 from tribody.core.clock import Clock, MonotonicClock
 from tribody.core.engine_info import EngineStats
 from tribody.core.errors import EngineFailed
@@ -64,26 +66,32 @@ class Engine:
             except EngineFailed as failure:
                 self._deliver(self._scheduler.fail_all(str(failure)))
             else:
-                stopped = self._find_stops(plan, result)
-                self._deliver(self._scheduler.apply(plan, result, stopped))
+                stops = self._find_stops(plan, result)
+                result.seconds = self._clock.now() - started
+                self._deliver(self._scheduler.apply(plan, result, stops))
             self._step_seconds = self._clock.now() - started
             self._busy_seconds += self._step_seconds
         events, self._pending = self._pending, []
         return events
 
-    def _find_stops(self, plan: StepPlan, result: StepResult) -> frozenset[tuple[str, int]]:
-        """(request id, choice) of those whose text now contains a stop string."""
+    def _find_stops(self, plan: StepPlan, result: StepResult) -> dict[tuple[str, int], int]:
+        """(request id, choice) of those whose text now contains a stop string, and with which of
+        the step's tokens (the first is 1) it came to do so."""
         if not self._streams:
-            return frozenset()
-        stopped = []
+            return {}
+        stops: dict[tuple[str, int], int] = {}
+        counts: Counter[tuple[str, int]] = Counter()
         slots = (slot for chunk in plan.chunks for slot in chunk.samples)
         for slot, token in zip(slots, result.tokens, strict=True):
-            stream = self._streams.get((slot.request_id, slot.choice))
-            if stream is not None and token.error is None:
-                stream.push([token.token_id])
-                if stream.stopped:
-                    stopped.append((slot.request_id, slot.choice))
-        return frozenset(stopped)
+            key = (slot.request_id, slot.choice)
+            stream = self._streams.get(key)
+            if stream is None or token.skipped or token.error is not None:
+                continue
+            counts[key] += 1
+            stream.push([token.token_id])
+            if stream.stopped:
+                stops.setdefault(key, counts[key])
+        return stops
 
     def _deliver(self, events: list[Event]) -> None:
         for event in events:

@@ -13,6 +13,8 @@ class Executor(Protocol):
     def run(self, plan: StepPlan) -> StepResult:
         """Copy pages, compute every chunk and draw the plan's tokens, in the order of its slots.
 
+        Slots behind a draft that turns out wrong are skipped.  Then the model's drafter runs, if
+        the plan asks for it.
         A sequence whose logits are not numbers gets `SampledToken.error`; the others go on.
         Raises: EngineFailed when the step as a whole cannot be run; the engine then ends every
         request with that error and goes on.

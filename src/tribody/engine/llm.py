@@ -23,7 +23,7 @@ from typing import Literal, TypedDict, Unpack, get_args, overload
 
 import numpy as np
 
-from tribody.core.config import EngineConfig, KVFormat, WeightFormat
+from tribody.core.config import EngineConfig, KVFormat, Speculation, WeightFormat
 from tribody.core.engine_info import EngineInfo
 from tribody.core.errors import BadConfig, BadRequest, EngineFailed
 from tribody.core.request import Event, FinishReason, Request, SamplingParams, TokenLogprob, Usage
@@ -50,6 +50,8 @@ class EngineOptions(TypedDict, total=False):
     max_step_tokens: int
     max_running: int
     ops: Literal["native", "reference"]
+    speculation: Speculation
+    max_drafts: int
 
 
 @dataclass(slots=True)

@@ -7,19 +7,17 @@ small model's decode step takes a few milliseconds and the interpreter shows.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from tribody.core.config import PAGE_SIZE, KVFormat
-from tribody.core.request import Chunk, SampleSlot, StepPlan, StepResult
+from tribody.core.clock import Clock, MonotonicClock
+from tribody.core.config import LOGIT_ROWS, PAGE_SIZE, KVFormat
+from tribody.core.request import Chunk, SampledToken, SampleSlot, StepPlan, StepResult
 from tribody.engine.sampler import I64, sample
 from tribody.memory.kv_store import KVStore
 from tribody.models.step_input import Model, StepInput
 from tribody.ops.table import F32, AttentionBatch, Ops
-
-LOGIT_ROWS = 128
-# Rows of logits computed at a time when all are wanted: 128 x 129,280 float32 are 66 MB.
 
 
 def step_input(chunks: Sequence[Chunk], logit_rows: I64) -> StepInput:
@@ -49,33 +47,93 @@ def step_input(chunks: Sequence[Chunk], logit_rows: I64) -> StepInput:
 
 
 class ModelExecutor:
-    """Runs plans on one model and its pages.  Not safe for use by two threads at once."""
+    """Runs plans on one model and its pages.  Not safe for use by two threads at once.
 
-    def __init__(self, model: Model, ops: Ops, kv: KVStore, max_step_tokens: int) -> None:
+    `draft_kv`: the pages of the model's drafter, as many as `kv` has; None if it is not to run.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        ops: Ops,
+        kv: KVStore,
+        max_step_tokens: int,
+        draft_kv: KVStore | None = None,
+        clock: Clock | None = None,
+    ) -> None:
         self._model = model
         self._ops = ops
         self._kv = kv
         self._max_step_tokens = max_step_tokens
+        self._draft_kv = draft_kv
+        self._clock = clock or MonotonicClock()
 
     def run(self, plan: StepPlan) -> StepResult:
         """See `Executor.run`."""
-        self._kv.copy_pages(plan.page_copies)
+        for kv in (self._kv, self._draft_kv):
+            if kv is not None:
+                kv.copy_pages(plan.page_copies)
+        result = StepResult(plan.step_id, [])
         if not plan.chunks:
-            return StepResult(plan.step_id, [])
+            return result
         order = sorted(range(len(plan.chunks)), key=lambda i: not plan.chunks[i].generated)
         chunks = [plan.chunks[i] for i in order]
-        last_rows = np.cumsum([len(chunk.token_ids) for chunk in chunks]) - 1
-        sampled = [place for place, chunk in enumerate(chunks) if chunk.samples]
-        logits = self._model.forward(step_input(chunks, last_rows[sampled]), self._kv)
-        if not sampled:
-            return StepResult(plan.step_id, [])
-        row_of_chunk = {order[place]: row for row, place in enumerate(sampled)}
+        wanted: list[int] = []  # rows of the step, in the model's order
+        first_logits: dict[int, int] = {}  # by place in the plan
+        end = 0
+        for place, chunk in zip(order, chunks, strict=True):
+            end += len(chunk.token_ids)
+            if chunk.samples:
+                first_logits[place] = len(wanted)
+                wanted.extend(range(end - 1 - chunk.num_drafts, end))
+        logits = self._model.forward(step_input(chunks, np.array(wanted, np.int64)), self._kv)
         slots: list[SampleSlot] = []
         rows: list[int] = []
-        for index, chunk in enumerate(plan.chunks):
+        for place, first in sorted(first_logits.items()):
+            chunk = plan.chunks[place]
             slots.extend(chunk.samples)
-            rows.extend([row_of_chunk[index]] * len(chunk.samples) if chunk.samples else ())
-        return StepResult(plan.step_id, sample(self._ops, logits, slots, np.array(rows, np.int64)))
+            rows.extend(first + bool(chunk.num_drafts) * i for i in range(len(chunk.samples)))
+        if slots:
+            result.tokens = sample(self._ops, logits, slots, np.array(rows, np.int64))
+        if plan.draft_passes and self._draft_kv is not None:
+            started = self._clock.now()
+            drawn = _drawn(plan, result.tokens)
+            result.drafts = self._draft(chunks, drawn, plan.draft_passes, self._draft_kv)
+            result.draft_seconds = self._clock.now() - started
+        return result
+
+    def _draft(
+        self, chunks: Sequence[Chunk], drawn: Mapping[int, list[int]], passes: int, kv: KVStore
+    ) -> dict[int, list[int]]:
+        """Let the drafter follow the step; its guesses by sequence id.
+
+        Passes after the first go on from its own guesses, as far as a sequence's pages reach.  The
+        rows that they write are written again once the true tokens are known.
+        """
+        drafter = self._model.drafter
+        assert drafter is not None
+        settled, rows, asked = _settled(chunks, drawn)
+        guesses: dict[int, list[int]] = {settled[i].sequence_id: [] for i in asked}
+        if not settled:
+            return guesses
+        last_rows = np.cumsum([len(chunk.token_ids) for chunk in settled]) - 1
+        step = step_input(settled, last_rows[asked])
+        hidden = drafter.hidden(np.array(rows))
+        heads = [settled[i] for i in asked]
+        for left in range(passes - 1, -1, -1):
+            tokens, hidden = drafter.draft(step, hidden, kv)
+            for chunk, token in zip(heads, tokens.tolist(), strict=True):
+                guesses[chunk.sequence_id].append(token)
+            ends = [chunk.start + len(chunk.token_ids) for chunk in heads]
+            on = [i for i, end in enumerate(ends) if end < len(heads[i].page_table) * PAGE_SIZE]
+            if not left or not on:
+                break
+            heads = [
+                Chunk(heads[i].sequence_id, [int(tokens[i])], ends[i], heads[i].page_table, True)
+                for i in on
+            ]
+            step, hidden = step_input(heads, np.arange(len(on))), hidden[on]
+        return guesses
 
     def logit_chunks(
         self, token_ids: Sequence[int], first: int, kv_format: KVFormat
@@ -99,6 +157,57 @@ class ModelExecutor:
             logits = self._model.forward(step_input([chunk], wanted), kv)
             if len(wanted):
                 yield start + int(wanted[0]), logits
+
+
+def _drawn(plan: StepPlan, tokens: Sequence[SampledToken]) -> dict[int, list[int]]:
+    """By sequence id, the tokens drawn for its first choice; -1 where none could be drawn."""
+    drawn: dict[int, list[int]] = {}
+    left = iter(tokens)
+    for chunk in plan.chunks:
+        if chunk.samples:
+            run = [next(left) for _ in chunk.samples]
+            mine = run if chunk.num_drafts else run[:1]
+            drawn[chunk.sequence_id] = [token.token_id for token in mine if not token.skipped]
+    return drawn
+
+
+def _settled(
+    chunks: Sequence[Chunk], drawn: Mapping[int, list[int]]
+) -> tuple[list[Chunk], list[int], list[int]]:
+    """The rows of a step after which the token is known, each with that token, as chunks.
+
+    That is every row but a chunk's last, whose token is the chunk's `next_token_id` or was drawn
+    from it; rows of drafts if they were right.  Also the rows' places in the step, and which of
+    the chunks drew.
+    """
+    settled: list[Chunk] = []
+    rows: list[int] = []
+    asked: list[int] = []
+    end = 0
+    for chunk in chunks:
+        first, end = end, end + len(chunk.token_ids)
+        tokens = drawn.get(chunk.sequence_id, [])
+        following = chunk.next_token_id
+        if following is None and tokens:
+            following = tokens[-1]
+            asked.append(len(settled))
+        if following is None:
+            continue
+        if following < 0:
+            asked.pop()
+            continue
+        count = len(chunk.token_ids) - chunk.num_drafts + max(0, len(tokens) - 1)
+        rows.extend(range(first, first + count))
+        settled.append(
+            Chunk(
+                sequence_id=chunk.sequence_id,
+                token_ids=[*chunk.token_ids[1:count], following],
+                start=chunk.start,
+                page_table=chunk.page_table,
+                generated=chunk.generated,
+            )
+        )
+    return settled, rows, asked
 
 
 def pieces(length: int, first: int, largest: int) -> list[tuple[int, int]]:

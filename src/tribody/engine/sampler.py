@@ -47,26 +47,38 @@ UNUSABLE = (
 )
 
 
+UNUSABLE_ROW, SKIPPED = -1, -2  # in place of a token id
+
+
 def sample(ops: Ops, logits: F32, slots: Sequence[SampleSlot], rows: I64) -> list[SampledToken]:
     """One token per slot; slot i draws from logits[rows[i]], several may share a row.
 
+    A slot with drafts draws only if the slot before it drew the last of them, and is skipped else.
     A row that is not finite at its largest value gives `SampledToken.error` and token id -1.  (The
     model sets a row to NaN throughout when its hidden state is not finite.)
     """
     best = np.empty(len(logits), np.int32)
     ops.argmax(logits, best)
     usable = np.isfinite(logits[np.arange(len(logits)), best]).tolist()
-    tokens = [
-        -1
-        if not usable[row]
-        else int(best[row])
-        if _is_plain_greedy(slot.params)
-        else draw(logits[row], slot)
-        for slot, row in zip(slots, rows.tolist(), strict=True)
-    ]
+    tokens: list[int] = []
+    for slot, row in zip(slots, rows.tolist(), strict=True):
+        if slot.drafts and tokens[-1] != slot.drafts[-1]:
+            tokens.append(SKIPPED)
+        elif not usable[row]:
+            tokens.append(UNUSABLE_ROW)
+        elif _is_plain_greedy(slot.params):
+            tokens.append(int(best[row]))
+        else:
+            tokens.append(draw(logits[row], slot))
     logprobs = _logprobs(ops, logits, slots, rows, tokens)
     return [
-        SampledToken(slot.sequence_id, token, logprob, error=UNUSABLE if token < 0 else None)
+        SampledToken(
+            slot.sequence_id,
+            token,
+            logprob,
+            error=UNUSABLE if token == UNUSABLE_ROW else None,
+            skipped=token == SKIPPED,
+        )
         for slot, token, logprob in zip(slots, tokens, logprobs, strict=True)
     ]
 
@@ -124,15 +136,16 @@ def _invert(weights: F32, u: float) -> int:
 def _adjusted(logits: F32, slot: SampleSlot) -> F32:
     """Steps 1 to 3 on a copy."""
     params, values = slot.params, logits.copy()
+    generated = slot.generated + slot.drafts if slot.drafts else slot.generated
     for token, bias in params.logit_bias.items():
         values[token] += np.float32(bias)
     if params.repetition_penalty != 1:
         # Equal ids read the same value and write the same result, so repeats do no harm.
-        seen = np.array(slot.prompt_token_ids + slot.generated, np.int64)
+        seen = np.array(slot.prompt_token_ids + generated, np.int64)
         old, penalty = values[seen], np.float32(params.repetition_penalty)
         values[seen] = np.where(old > 0, old / penalty, old * penalty)
-    if (params.frequency_penalty or params.presence_penalty) and slot.generated:
-        ids, counts = np.unique(np.array(slot.generated, np.int64), return_counts=True)
+    if (params.frequency_penalty or params.presence_penalty) and generated:
+        ids, counts = np.unique(np.array(generated, np.int64), return_counts=True)
         values[ids] -= np.float32(params.frequency_penalty) * counts.astype(np.float32)
         values[ids] -= np.float32(params.presence_penalty)
     return values

@@ -86,6 +86,11 @@ class KVMemory:
         table.pages.extend(self._take() for _ in range(missing))
         return copies
 
+    def trim(self, table: PageTable, num_tokens: int) -> None:
+        """Let go of the pages behind position `num_tokens`, which hold nothing any more."""
+        while len(table.pages) * self.page_size >= num_tokens + self.page_size:
+            self._release(table.pages.pop())
+
     def has_new_pages(self, table: PageTable, num_computed: int) -> bool:
         """Whether `commit` would have anything to do."""
         return not table.detached and (table.num_committed + 1) * self.page_size <= num_computed

@@ -14,6 +14,8 @@ It trades throughput for order: a small request never overtakes a large one that
 from __future__ import annotations
 
 from bisect import insort
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 from tribody.core.config import SchedulerConfig
 from tribody.core.engine_info import EngineStats
@@ -24,17 +26,27 @@ from tribody.core.request import (
     FinishReason,
     Request,
     SampledToken,
-    SampleSlot,
     StepPlan,
     StepResult,
     Usage,
 )
 from tribody.memory.kv_memory import KVMemory, PageTable
-from tribody.scheduling.sequence import Job, Sequence, finish_reason
+from tribody.scheduling.drafting import DraftPlanner
+from tribody.scheduling.sequence import Drafting, Job, Sequence, finish_reason
 
 
 def _order(sequence: Sequence) -> tuple[int, int]:
     return (sequence.job.arrival, sequence.choice)
+
+
+@dataclass(slots=True)
+class _Taken:
+    """The tokens of one step that became part of a choice, and how it ended with them, if so."""
+
+    tokens: list[SampledToken]
+    finish: FinishReason | None = None
+    error: str | None = None
+    ended_by_token: bool = False
 
 
 class Scheduler:
@@ -48,6 +60,7 @@ class Scheduler:
         self.config = config
         self.memory = KVMemory(config.num_pages, config.page_size, fingerprint)
         self.max_context = min(config.max_context_tokens, config.num_pages * config.page_size)
+        self.drafts = DraftPlanner(config, self.memory, self.max_context)
         self.running: list[Sequence] = []  # in order of arrival
         self.waiting: list[Sequence] = []  # in order of arrival
         self._jobs: dict[str, Job] = {}
@@ -130,6 +143,7 @@ class Scheduler:
             self.memory.close(sequence.table)
             sequence.table = None
         sequence.num_computed = 0
+        sequence.drafting = Drafting()
 
     # ---- plan
 
@@ -148,6 +162,7 @@ class Scheduler:
             budget -= self._schedule(plan, sequence, budget)
         if not plan.chunks:
             return None
+        self.drafts.extend(plan, self.running, budget)
         self._num_steps += 1
         return plan
 
@@ -168,6 +183,7 @@ class Scheduler:
             return False
         sequence.table = table
         sequence.num_computed = len(table.pages) * self.config.page_size
+        sequence.drafting.followed_to = sequence.num_computed
         self.memory.grow(table, sequence.num_computed, num_known)
         if sequence.job.cached_tokens is None:
             hit = min(sequence.num_computed, len(sequence.prompt))
@@ -191,15 +207,16 @@ class Scheduler:
             start=first,
             page_table=list(table.pages),
             generated=first >= num_prompt,
+            next_token_id=sequence.token_at(end),
         )
         if end == num_prompt:
             chunk.samples = [
-                self._slot(sequence, choice)
+                sequence.slot(choice)
                 for choice in sequence.choices
                 if not self._known_beyond_prompt(sequence, choice)
             ]
         elif end == sequence.num_tokens:
-            chunk.samples = [self._slot(sequence, sequence.choice)]
+            chunk.samples = [sequence.slot(sequence.choice)]
         plan.chunks.append(chunk)
         return end - first
 
@@ -210,20 +227,6 @@ class Scheduler:
             return bool(sequence.generated)
         resumed = sequence.job.request.resumed
         return choice < len(resumed) and bool(resumed[choice])
-
-    @staticmethod
-    def _slot(sequence: Sequence, choice: int) -> SampleSlot:
-        request = sequence.job.request
-        generated = sequence.generated if choice == sequence.choice else []
-        return SampleSlot(
-            sequence_id=sequence.id,
-            choice=choice,
-            position=len(generated),
-            params=request.sampling,
-            prompt_token_ids=request.prompt_token_ids,
-            generated=generated,
-            request_id=request.id,
-        )
 
     def _grow(self, plan: StepPlan, sequence: Sequence, first: int, end: int) -> PageTable | None:
         """Pages for positions [first, end), preempting later arrivals for them if need be."""
@@ -249,30 +252,69 @@ class Scheduler:
     # ---- apply
 
     def apply(
-        self, plan: StepPlan, result: StepResult, stopped: frozenset[tuple[str, int]]
+        self, plan: StepPlan, result: StepResult, stops: Mapping[tuple[str, int], int]
     ) -> list[Event]:
-        """Take in a step's result.  `stopped`: (request id, choice) that met a stop string."""
+        """Take in a step's result.
+
+        `stops`: (request id, choice) that met a stop string, and with which of its tokens in this
+        step, counted from 1.
+        """
         events: list[Event] = []
         tokens = iter(result.tokens)
         by_id = {sequence.id: sequence for sequence in self.running}
         for chunk in plan.chunks:
             sequence = by_id[chunk.sequence_id]
-            assert sequence.table is not None
-            sequence.num_computed += len(chunk.token_ids)
-            num_prompt = len(sequence.prompt)
-            if self.memory.has_new_pages(sequence.table, sequence.num_computed):
-                known = sequence.tokens(0, sequence.num_computed)
-                self.memory.commit(sequence.table, known, sequence.num_computed, num_prompt)
-            drawn = {slot.choice: next(tokens) for slot in chunk.samples}
-            branches = [sequence]
-            if sequence.num_computed == num_prompt:
-                branches += self._fork(sequence)
-            for branch in branches:
-                token = drawn.get(branch.choice)
-                if token is not None:
-                    halt = (sequence.job.request.id, branch.choice) in stopped
-                    events += self._advance(branch, token, halt=halt)
+            drawn: dict[int, list[SampledToken]] = {}
+            for slot in chunk.samples:
+                token = next(tokens)
+                if not token.skipped:
+                    drawn.setdefault(slot.choice, []).append(token)
+            taken = self._take(sequence, drawn, stops)
+            self._settle(sequence, chunk, len(taken.tokens))
+            if chunk.num_drafts:
+                num_drawn = len(drawn[sequence.choice])
+                self.drafts.settle(sequence, chunk, num_drawn, len(taken.tokens))
+            self.drafts.follow(plan, result, sequence, chunk)
+            twins = self._fork(sequence) if sequence.num_computed == len(sequence.prompt) else []
+            events += self._announce(sequence, taken)
+            for twin in twins:
+                events += self._announce(twin, self._take(twin, drawn, stops))
+        self.drafts.learn(plan, result)
         return events
+
+    def _take(
+        self,
+        sequence: Sequence,
+        drawn: Mapping[int, list[SampledToken]],
+        stops: Mapping[tuple[str, int], int],
+    ) -> _Taken:
+        """Append and count the tokens drawn for a sequence, up to the one that ends it."""
+        job, taken = sequence.job, _Taken([])
+        stop_after = stops.get((job.request.id, sequence.choice))
+        for count, token in enumerate(drawn.get(sequence.choice, ()), 1):
+            if token.error is not None:
+                taken.finish, taken.error = "error", token.error
+                break
+            sequence.generated.append(token.token_id)
+            job.completion_tokens += 1
+            self._generated_tokens += 1
+            taken.tokens.append(token)
+            taken.finish = finish_reason(sequence, token.token_id, self._eos, self.max_context)
+            taken.ended_by_token = taken.finish == "stop"
+            if count == stop_after:
+                taken.finish = "stop"
+            if taken.finish is not None:
+                break
+        return taken
+
+    def _settle(self, sequence: Sequence, chunk: Chunk, num_taken: int) -> None:
+        """Rows of known tokens are computed now; pages that they fill are offered to the tree."""
+        assert sequence.table is not None
+        num_known = len(chunk.token_ids) - chunk.num_drafts
+        sequence.num_computed += num_known + max(0, num_taken - 1)
+        if self.memory.has_new_pages(sequence.table, sequence.num_computed):
+            known, num_prompt = sequence.tokens(0, sequence.num_computed), len(sequence.prompt)
+            self.memory.commit(sequence.table, known, sequence.num_computed, num_prompt)
 
     def _fork(self, trunk: Sequence) -> list[Sequence]:
         """The prompt is computed: give every other choice a sequence over the same pages."""
@@ -282,29 +324,33 @@ class Scheduler:
         for choice in others:
             twin = self._sequence(trunk.job, choice)
             twin.num_computed = trunk.num_computed
+            twin.drafting.followed_to = trunk.drafting.followed_to
             twin.table = self.memory.fork(trunk.table, trunk.num_computed)
             insort(self.running, twin, key=_order)
             twins.append(twin)
         return twins
 
-    def _advance(self, sequence: Sequence, token: SampledToken, *, halt: bool) -> list[Event]:
-        """One more token of one choice: count it, announce it, and end the choice if it is over."""
-        job = sequence.job
-        if token.error is not None:
+    def _announce(self, sequence: Sequence, taken: _Taken) -> list[Event]:
+        """The news of one choice, which ends if it is over."""
+        job, events = sequence.job, []
+        if taken.error is not None and taken.tokens:
+            events.append(self._event(job, sequence.choice, taken.tokens, finish=None))
+            taken.tokens = []
+        if taken.finish is not None:
             self._retire(sequence)
             job.live.discard(sequence.choice)
-            return [self._event(job, sequence.choice, [], finish="error", error=token.error)]
-        sequence.generated.append(token.token_id)
-        job.completion_tokens += 1
-        self._generated_tokens += 1
-        reason = finish_reason(sequence, token.token_id, self._eos, self.max_context)
-        by_token = reason == "stop"
-        if halt and not by_token:
-            reason = "stop"
-        if reason is not None:
-            self._retire(sequence)
-            job.live.discard(sequence.choice)
-        return [self._event(job, sequence.choice, [token], finish=reason, ended_by_token=by_token)]
+        if taken.tokens or taken.finish is not None:
+            events.append(
+                self._event(
+                    job,
+                    sequence.choice,
+                    taken.tokens,
+                    finish=taken.finish,
+                    error=taken.error,
+                    ended_by_token=taken.ended_by_token,
+                )
+            )
+        return events
 
     def _retire(self, sequence: Sequence) -> None:
         self.running.remove(sequence)
@@ -369,6 +415,8 @@ class Scheduler:
             cached_tokens=self._cached_tokens,
             generated_tokens=self._generated_tokens,
             preemptions=self._preemptions,
+            drafted_tokens=self.drafts.num_drafted,
+            accepted_tokens=self.drafts.num_accepted,
             step_seconds=step_seconds,
             busy_seconds=busy_seconds,
         )

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from tribody.core.request import FinishReason, Request
+from tribody.core.config import DraftSource
+from tribody.core.request import FinishReason, Request, SampleSlot
 from tribody.memory.kv_memory import PageTable
+from tribody.scheduling.ngram import NgramIndex
+from tribody.scheduling.speculation import Offer, Record
 
 
 @dataclass(slots=True)
@@ -18,6 +21,25 @@ class Job:
     announced: bool = False  # the first event has been sent
     completion_tokens: int = 0
     live: set[int] = field(default_factory=set)  # choices without a finish reason
+
+
+@dataclass(slots=True)
+class Drafting:
+    """What helps to guess one sequence's next tokens.  It may be lost at any time without harm.
+
+    `guesses` are the model's drafter's, for the tokens after the last known one.  The drafter has
+    followed the sequence in positions [0, followed_to) (pages from the prefix cache are taken to
+    hold its keys too); it drafts worse where it missed some.  `tried` is what the step under way
+    computes.
+    """
+
+    guesses: list[int] = field(default_factory=list)
+    followed_to: int = 0
+    index: NgramIndex = field(default_factory=NgramIndex)
+    records: dict[DraftSource, Record] = field(
+        default_factory=lambda: {"mtp": Record(), "ngram": Record()}
+    )
+    tried: Offer | None = None
 
 
 @dataclass(slots=True)
@@ -35,6 +57,7 @@ class Sequence:
     generated: list[int]
     num_computed: int = 0
     table: PageTable | None = None
+    drafting: Drafting = field(default_factory=Drafting)
 
     @property
     def prompt(self) -> list[int]:
@@ -57,6 +80,27 @@ class Sequence:
         if first >= num_prompt:
             return self.generated[first - num_prompt : end - num_prompt]
         return self.prompt[first:] + self.generated[: end - num_prompt]
+
+    def token_at(self, position: int) -> int | None:
+        """The token at `position` if it is known."""
+        tokens = self.tokens(position, position + 1)
+        return tokens[0] if tokens else None
+
+    def slot(self, choice: int, drafts: list[int] | None = None) -> SampleSlot:
+        """The draw of this choice's next token, or of the one after these drafts."""
+        request = self.job.request
+        generated = self.generated if choice == self.choice else []
+        drafts = drafts or []
+        return SampleSlot(
+            sequence_id=self.id,
+            choice=choice,
+            position=len(generated) + len(drafts),
+            params=request.sampling,
+            prompt_token_ids=request.prompt_token_ids,
+            generated=generated,
+            request_id=request.id,
+            drafts=drafts,
+        )
 
 
 def finish_reason(

@@ -1,0 +1,142 @@
+"""Drafts in a plan: which tokens a step computes on the chance that they come next.
+
+A sequence that decodes computes one token a step.  Here its chunk gets some more behind it, taken
+from the model's drafter or from the text's own past, and a draw for each row, so that a step yields
+one token more than it had right drafts.  The draws themselves are those of a run without drafts.
+
+Drafts only use what a step leaves over: of the token budget after everybody is served, and of the
+pages those that are free.  Nobody waits, is preempted or loses a cached page for them.
+"""
+
+from __future__ import annotations
+
+from tribody.core.config import LOGIT_ROWS, SchedulerConfig
+from tribody.core.request import Chunk, StepPlan, StepResult
+from tribody.memory.kv_memory import KVMemory
+from tribody.scheduling.sequence import Sequence
+from tribody.scheduling.speculation import Offer, Record, Speculation
+
+INDEXED_PER_STEP = 1024
+# Tokens of a sequence that one step adds to its index, about 0.5 ms: a long prompt is indexed over
+# several steps, and nobody waits for it.
+
+
+class DraftPlanner:
+    """`extend` a plan with drafts, then `settle` each of its chunks and `learn` from the step."""
+
+    def __init__(self, config: SchedulerConfig, memory: KVMemory, max_context: int) -> None:
+        self.policy = Speculation(config.draft_sources, config.max_drafts)
+        self.num_drafted = self.num_accepted = 0
+        self._sources = config.draft_sources
+        self._max_drafts = config.max_drafts
+        self._memory = memory
+        self._max_context = max_context
+
+    # ---- before the step
+
+    def extend(self, plan: StepPlan, running: list[Sequence], budget: int) -> None:
+        """Add drafts to the chunks that decode, and say whether the drafter is to run after it."""
+        if not self._sources:
+            return
+        by_id = {sequence.id: sequence for sequence in running}
+        decoding = [(by_id[c.sequence_id], c) for c in plan.chunks if _decodes(c)]
+        num_decoding = len(decoding)
+        look_up = "ngram" in self._sources and self.policy.could_pay("ngram", num_decoding)
+        offered: list[tuple[Sequence, Chunk, Offer, Record]] = []
+        for sequence, chunk in decoding:
+            offer = self._offer(sequence, look_up=look_up)
+            if offer is not None:
+                record = sequence.drafting.records[offer.source]
+                offered.append((sequence, chunk, offer, record))
+        if offered:
+            num_rows = sum(len(chunk.samples) for chunk in plan.chunks)
+            room = max(0, min(budget, LOGIT_ROWS - num_rows))
+            pairs = [(offer, record) for _, _, offer, record in offered]
+            counts = self.policy.share_out(num_decoding, pairs, room)
+            for (sequence, chunk, offer, _), count in zip(offered, counts, strict=True):
+                self._add(sequence, chunk, offer, count)
+        records = [sequence.drafting.records["mtp"] for sequence, _ in decoding]
+        alone = num_decoding == len(plan.chunks)
+        plan.draft_passes = self.policy.num_passes(len(running), records, may_try=alone)
+
+    def _offer(self, sequence: Sequence, *, look_up: bool) -> Offer | None:
+        """The better one of what the drafter guessed and what the text's past suggests."""
+        drafting = sequence.drafting
+        left = sequence.job.request.sampling.max_tokens - len(sequence.generated)
+        count = min(self._max_drafts, left - 1, self._max_context - sequence.num_tokens - 1)
+        if count < 1:
+            return None
+        offers = []
+        if drafting.guesses:
+            offers.append(Offer("mtp", 0, drafting.guesses[:count]))
+        if look_up:
+            grade, found = self._look_up(sequence, count)
+            if found:
+                offers.append(Offer("ngram", grade, found))
+        if len(offers) < 2:
+            return offers[0] if offers else None
+
+        def expected(offer: Offer) -> float:
+            return sum(self.policy.chances(offer, drafting.records[offer.source]))
+
+        return max(offers, key=expected)
+
+    def _look_up(self, sequence: Sequence, count: int) -> tuple[int, list[int]]:
+        index = sequence.drafting.index
+        known, indexed = sequence.num_tokens, len(index)
+        if indexed < known:
+            index.extend(sequence.tokens(indexed, min(known, indexed + INDEXED_PER_STEP)))
+        return index.follow(count) if len(index) == known else (0, [])
+
+    def _add(self, sequence: Sequence, chunk: Chunk, offer: Offer, count: int) -> None:
+        """Put the first `count` drafts behind the chunk's token, as far as free pages go."""
+        table, memory = sequence.table, self._memory
+        assert table is not None
+        end = chunk.start + len(chunk.token_ids)
+        reach = (len(table.pages) + memory.pool.num_free) * memory.page_size
+        drafts = offer.token_ids[: max(0, min(count, reach - end))]
+        if not drafts:
+            return
+        copies = memory.grow(table, end, end + len(drafts))
+        assert copies == [], "the page of the chunk's own token is the sequence's alone"
+        chunk.token_ids += drafts
+        chunk.num_drafts = len(drafts)
+        chunk.page_table = list(table.pages)
+        for count in range(1, len(drafts) + 1):
+            chunk.samples.append(sequence.slot(sequence.choice, drafts[:count]))
+        sequence.drafting.tried = Offer(offer.source, offer.grade, drafts)
+
+    # ---- after the step
+
+    def settle(self, sequence: Sequence, chunk: Chunk, num_drawn: int, num_taken: int) -> None:
+        """`num_drawn` tokens came of a chunk with drafts, its right ones and one more; `num_taken`
+        of them became part of the answer before it ended."""
+        drafting = sequence.drafting
+        tried, drafting.tried = drafting.tried, None
+        assert tried is not None
+        assert sequence.table is not None
+        usual = tried.source != "mtp" or drafting.followed_to == chunk.start
+        self.policy.learn(tried, drafting.records[tried.source], num_drawn - 1, usual=usual)
+        self.num_drafted += chunk.num_drafts
+        self.num_accepted += max(0, num_taken - 1)
+        self._memory.trim(sequence.table, sequence.num_computed)
+
+    def follow(self, plan: StepPlan, result: StepResult, sequence: Sequence, chunk: Chunk) -> None:
+        """Keep what the drafter guessed, and how far it has followed the sequence."""
+        drafting = sequence.drafting
+        drafting.guesses = result.drafts.get(sequence.id, [])
+        if plan.draft_passes and chunk.start <= drafting.followed_to:
+            drafting.followed_to = sequence.num_computed
+
+    def learn(self, plan: StepPlan, result: StepResult) -> None:
+        """The time of a step that only decoded says what drafts cost."""
+        if not self._sources or not all(map(_decodes, plan.chunks)):
+            return
+        rows = sum(chunk.num_drafts for chunk in plan.chunks)
+        drafting = plan.draft_passes, result.draft_seconds
+        self.policy.learn_time(len(plan.chunks), rows, result.seconds, drafting)
+
+
+def _decodes(chunk: Chunk) -> bool:
+    """One pending token, whose successor is drawn: what may carry drafts, and does or not."""
+    return chunk.generated and bool(chunk.samples) and len(chunk.token_ids) == 1 + chunk.num_drafts

@@ -1,0 +1,306 @@
+"""Whether to draft, from which source and how many tokens: by what it is measured to bring.
+
+A draft is one more row in a step.  It costs time, and it brings a token if it and those before it
+are right.  Both are measured: how often drafts of a source are right, and how long steps take with
+and without draft rows, for each load (number of sequences that decode).  Of all drafts at hand the
+likeliest are taken, one by one, as long as they raise the step's expected tokens per second.  So
+speculation is on for one user of a large model and goes off by itself where the rows of many users
+already fill the machine; and of two users it may serve the one whose text is predictable.
+
+What has no fresh measurement is tried: one step in PROBE_STEPS is made with drafts where they are
+off, or without where they are on.  Everything here is a function of what it was told, so a replay
+decides alike; and no token depends on it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from statistics import median
+from typing import Final
+
+from tribody.core.config import DraftSource
+
+FIRST_PROBE: Final = 6
+PROBE_STEPS: Final = 96
+# Steps from one trial to the next.  A trial takes two (one drafts, one checks) and costs less than
+# one step's time: about 1 % where drafts do not pay.
+
+FIRST_GUESS: Final = {
+    ("mtp", 0): 0.8,  # DeepSeek-V3's report: 85 to 90 % of second tokens
+    ("ngram", 2): 0.4,
+    ("ngram", 3): 0.6,
+    ("ngram", 4): 0.8,
+}
+# How often a draft is right before any was checked, by source and grade.
+DEEPER: Final = 0.75  # a drafter that is fed its own output loses this much at the second token
+GUESS_WEIGHT: Final = 8.0  # checked drafts that the first guess counts as
+RATE_WINDOW: Final = 256.0  # checked drafts over which a rate is averaged
+DEEPEST: Final = 3  # drafts from here on share one rate
+LONGEST_GRADE: Final = 4  # n-gram matches from this length on are alike
+
+RECORD_WEIGHT: Final = 4.0  # drafts that a sequence's own record starts with, as usual
+RECORD_WINDOW: Final = 32.0
+FORGIVEN: Final = 0.01  # of a bad record, each time that it kept a draft out
+
+MEAN_WINDOW: Final = 10.0  # steps over which the mean step is averaged
+ROW_SAMPLES: Final = 15  # comparisons whose median is the cost of a row
+FIXED_ROWS: Final = 4.0  # the guess: a step without drafts takes the time of its rows and 4 more
+FIRST_MODULE_SHARE: Final = 0.125  # guess of a drafter's pass, in steps without drafts
+LEAST_ROW_SHARE: Final = 0.01  # no row is cheaper, in steps without drafts and per sequence
+HYSTERESIS: Final = 0.02  # of speed: a drafter that stops leaves holes in its sequences' keys
+
+
+@dataclass(slots=True)
+class Offer:
+    """Tokens that may follow one sequence.  `grade` tells better finds of a source from worse."""
+
+    source: DraftSource
+    grade: int
+    token_ids: list[int]
+
+
+@dataclass(slots=True)
+class Record:
+    """How one sequence's drafts fared against what was expected of them."""
+
+    hits: float = RECORD_WEIGHT
+    expected: float = RECORD_WEIGHT
+
+    @property
+    def ratio(self) -> float:
+        return self.hits / self.expected
+
+    def add(self, rate: float, *, hit: bool) -> None:
+        keep = 1 - 1 / RECORD_WINDOW
+        self.hits = keep * self.hits + hit
+        self.expected = keep * self.expected + rate
+
+    def forgive(self) -> None:
+        self.hits += FORGIVEN * max(0.0, self.expected - self.hits)
+
+
+@dataclass(slots=True)
+class _Rate:
+    """A moving average of hits, the plain mean while there are few."""
+
+    value: float
+    weight: float = GUESS_WEIGHT
+
+    def add(self, *, hit: bool) -> None:
+        self.weight = min(self.weight + 1, RATE_WINDOW)
+        self.value += (hit - self.value) / self.weight
+
+
+class _Load:
+    """Times of steps at one load: their recent mean, and what a draft row adds.
+
+    A step whose number of draft rows is unlike that of the recent steps says what a row costs, by
+    comparison with them alone: so a text that grows, or a machine that slows down, does not pass
+    for a cost of drafts.  The median of such samples stands, because a step may be interrupted.
+    """
+
+    def __init__(self) -> None:
+        self.num_steps = 0
+        self.rows = self.seconds = 0.0  # recent means: draft rows, and seconds without the drafter
+        self.module_seconds = 0.0  # of one pass of the drafter; 0 = never seen
+        self.trial = _Schedule()  # of steps unlike the recent ones
+        self.module_trial = _Schedule()  # of passes of the drafter
+        self._samples: deque[float] = deque(maxlen=ROW_SAMPLES)
+        self._row: float | None = None  # their median
+
+    def add(self, num_decoding: int, rows: int, seconds: float) -> None:
+        self.num_steps += 1
+        if self.num_steps == 1:
+            self.rows, self.seconds = rows, seconds
+            return
+        off, late = rows - self.rows, seconds - self.seconds
+        self.trial.wait()
+        if 2 * abs(off) >= num_decoding:
+            self.trial.done()
+            self._samples.append(late / off)
+            self._row = None
+        share = 1 / min(self.num_steps, MEAN_WINDOW)
+        self.rows += share * off
+        self.seconds += share * min(late, self.seconds)  # a step may be interrupted
+
+    def costs(self, num_decoding: int) -> tuple[float, float]:
+        """(seconds of a step without drafts, seconds that one draft row adds)."""
+        if not self.num_steps:
+            return 1.0, 1.0 / (num_decoding + FIXED_ROWS)
+        if self._row is None:
+            guess = self.seconds / (num_decoding + FIXED_ROWS + self.rows)
+            self._row = median((*self._samples, guess))
+        least = LEAST_ROW_SHARE / num_decoding
+        row = max(self._row, least * self.seconds / (1 + least * self.rows))
+        return max(self.seconds - row * self.rows, 0.1 * self.seconds), row
+
+
+@dataclass(slots=True)
+class _Schedule:
+    """When something is to be tried again: soon at first, then every PROBE_STEPS."""
+
+    waited: int = 0
+    interval: int = FIRST_PROBE
+
+    @property
+    def due(self) -> bool:
+        return self.waited >= self.interval
+
+    def wait(self) -> None:
+        self.waited += 1
+
+    def done(self) -> None:
+        if self.due:
+            self.interval = min(2 * self.interval, PROBE_STEPS)
+        self.waited = 0
+
+
+@dataclass(slots=True)
+class Speculation:
+    """What the scheduler asks in each step and tells after it."""
+
+    sources: tuple[DraftSource, ...]
+    max_drafts: int
+    drafter_runs: bool = False
+    _trial: bool = False  # the drafter ran in the last step to try its drafts in this one
+    _rates: dict[tuple[DraftSource, int, int], _Rate] = field(default_factory=dict)
+    _loads: dict[int, _Load] = field(default_factory=dict)
+    _module_share: float = FIRST_MODULE_SHARE
+
+    def rate(self, source: DraftSource, grade: int, depth: int) -> float:
+        """How often this source's draft number `depth` is right if those before it were."""
+        return self._rate(source, grade, depth).value
+
+    def _rate(self, source: DraftSource, grade: int, depth: int) -> _Rate:
+        grade = min(grade, LONGEST_GRADE)
+        key = (source, grade, min(depth, DEEPEST))
+        found = self._rates.get(key)
+        if found is None:
+            guess = FIRST_GUESS[source, grade]
+            if source == "mtp" and depth:
+                guess *= DEEPER
+            found = self._rates[key] = _Rate(guess)
+        return found
+
+    def chances(self, offer: Offer, record: Record) -> list[float]:
+        """How likely it is that this draft and all before it are right, for each draft."""
+        chance, ratio, chances = 1.0, record.ratio, []
+        for depth in range(len(offer.token_ids)):
+            chance *= min(self.rate(offer.source, offer.grade, depth) * ratio, 1.0)
+            chances.append(chance)
+        return chances
+
+    def could_pay(self, source: DraftSource, num_decoding: int) -> bool:
+        """Whether the source's best drafts would be taken at this load: else why look for them."""
+        load = self._load(num_decoding)
+        base, row = load.costs(num_decoding)
+        best = max(self.rate(kind, grade, 0) for kind, grade in FIRST_GUESS if kind == source)
+        return best * base > row * num_decoding or load.trial.due
+
+    def share_out(
+        self, num_decoding: int, offers: Sequence[tuple[Offer, Record]], room: int
+    ) -> list[int]:
+        """How many drafts of each offer the step takes, `room` at most in all."""
+        load = self._load(num_decoding)
+        base, row = load.costs(num_decoding)
+        ranked = sorted(
+            (-chance, depth, index)
+            for index, (offer, record) in enumerate(offers)
+            for depth, chance in enumerate(self.chances(offer, record))
+        )
+        counts = [0] * len(offers)
+        tokens, seconds = float(num_decoding), base
+        for negative, _, index in ranked[:room]:
+            if -negative * seconds <= row * tokens:
+                break
+            counts[index] += 1
+            tokens -= negative
+            seconds += row
+        for (_, record), count in zip(offers, counts, strict=True):
+            if not count:
+                record.forgive()
+        if load.trial.due and 2 * load.rows >= num_decoding:
+            load.trial.done()
+            counts = [0] * len(offers)
+        elif offers and not any(counts) and (load.trial.due or self._trial):
+            load.trial.done()
+            counts = [int(place < room) for place in range(len(offers))]
+        self._trial = False
+        return counts
+
+    def num_passes(self, num_decoding: int, records: Sequence[Record], *, may_try: bool) -> int:
+        """How many tokens the drafter is to draft for each sequence after this step; 0: none.
+
+        `records`: those of the sequences that decode.
+        """
+        if "mtp" not in self.sources:
+            return 0
+        load = self._load(num_decoding)
+        base, row = load.costs(num_decoding)
+        module = load.module_seconds or self._module_share * base
+        skill = sum(record.ratio for record in records) / len(records) if records else 1.0
+        plain = 1 / base
+        best, passes = 0.0, 0
+        tokens, chance = 1.0, 1.0
+        for depth in range(self.max_drafts):
+            chance *= min(self.rate("mtp", 0, depth) * skill, 1.0)
+            tokens += chance
+            speed = tokens / (base + (depth + 1) * (num_decoding * row + module))
+            if speed <= best:
+                break
+            best, passes = speed, depth + 1
+        margin = -HYSTERESIS if self.drafter_runs else HYSTERESIS
+        self.drafter_runs = best > plain * (1 + margin)
+        if self.drafter_runs:
+            return passes
+        if may_try and load.module_trial.due:
+            load.module_trial.done()
+            self._trial = True
+            return 1
+        return 0
+
+    def learn(self, offer: Offer, record: Record, num_right: int, *, usual: bool) -> None:
+        """The first `num_right` of the drafts that were tried, `offer.token_ids`, were right.
+
+        `usual` False: the drafter worked with holes in its keys, which says nothing of others.
+        """
+        for depth in range(min(num_right + 1, len(offer.token_ids))):
+            rate = self._rate(offer.source, offer.grade, depth)
+            record.add(rate.value, hit=depth < num_right)
+            if usual:
+                rate.add(hit=depth < num_right)
+
+    def learn_time(
+        self, num_decoding: int, rows: int, seconds: float, drafting: tuple[int, float]
+    ) -> None:
+        """A step of decoding alone took `seconds`; `drafting`: the drafter's passes and its part.
+
+        Steps that were not timed say 0 and teach nothing.
+        """
+        if seconds <= 0:
+            return
+        passes, module_seconds = drafting
+        load = self._load(num_decoding)
+        load.add(num_decoding, rows, seconds - module_seconds)
+        load.module_trial.wait()
+        if passes:
+            load.module_trial.done()
+            one = module_seconds / passes
+            share = 1 / MEAN_WINDOW if load.module_seconds else 1.0
+            load.module_seconds += share * (one - load.module_seconds)
+            self._module_share = load.module_seconds / load.costs(num_decoding)[0]
+
+    def _load(self, num_decoding: int) -> _Load:
+        key = load_class(num_decoding)
+        found = self._loads.get(key)
+        if found is None:
+            found = self._loads[key] = _Load()
+        return found
+
+
+def load_class(num_decoding: int) -> int:
+    """1, 2, 3, 4-5, 6-7, 8-11, 12-15, 16-23, …: two classes from each power of two to the next."""
+    bits = num_decoding.bit_length()
+    return num_decoding if bits <= 2 else 2 * bits + (num_decoding >> (bits - 2) & 1)
