@@ -106,9 +106,12 @@ def test_command_prints_the_server(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(doctor, "look_at_machine", lambda: MACHINE)
-    running = run_server([scripted_model()])
+    model, engine = scripted_model()
+    engine.stats = msgspec.structs.replace(engine.stats, drafted_tokens=200, accepted_tokens=150)
+    running = run_server([(model, engine)])
     doctor.run(running.url, as_json=False)
     running.stop()
     shown = capsys.readouterr().out
     assert "scripted: 0 running" in shown
+    assert "200 tokens drafted, 75% of them right" in shown
     assert "nothing stands in its way" in shown

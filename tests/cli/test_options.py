@@ -110,10 +110,18 @@ def test_dtype(dtype: str, weights: str, kv: str) -> None:
     assert (config.weight_format, config.kv_format) == (weights, kv)
 
 
+def test_speculation() -> None:
+    default = engine_config(Path("/m"), EngineOptions(), EMPTY)
+    assert (default.speculation, default.max_drafts) == ("auto", 8)
+    chosen = engine_config(Path("/m"), EngineOptions(speculation="ngram", max_drafts=3), EMPTY)
+    assert (chosen.speculation, chosen.max_drafts) == ("ngram", 3)
+
+
 @pytest.mark.parametrize(
     "options",
     [
         EngineOptions(dtype="int4"),
+        EngineOptions(speculation="yes"),
         EngineOptions(kv_memory="1"),
         EngineOptions(kv_memory="lots"),
         EngineOptions(max_context="0"),

@@ -35,7 +35,14 @@ def test_counts_and_histograms_move() -> None:
         engine.fail_after = 1
         http.post("/v1/chat/completions", json=BODY)
         engine.stats = msgspec.structs.replace(
-            engine.stats, running=3, waiting=2, pages_used=7, cached_tokens=64, preemptions=1
+            engine.stats,
+            running=3,
+            waiting=2,
+            pages_used=7,
+            cached_tokens=64,
+            preemptions=1,
+            drafted_tokens=9,
+            accepted_tokens=5,
         )
         engine.restarts = 2
         found = samples(http)
@@ -57,6 +64,8 @@ def test_counts_and_histograms_move() -> None:
     assert found["tribody_kv_pages_total", name] == 16
     assert found["tribody_cached_prompt_tokens_total", name] == 64
     assert found["tribody_preemptions_total", name] == 1
+    assert found["tribody_drafted_tokens_total", name] == 9
+    assert found["tribody_accepted_tokens_total", name] == 5
     assert found["tribody_engine_restarts_total", name] == 2
     assert found["tribody_engine_ready", name] == 1
     assert ("tribody_time_to_first_token_seconds_bucket", "2560.0", name) in found

@@ -117,6 +117,11 @@ def _print_server(server: ServerReport, console: Console) -> None:
                 f"    first token after {first:.2f} s, then "
                 f"{model.mean_inter_token_seconds * 1e3:.0f} ms a token, on average"
             )
+        if model.drafted_tokens:
+            console.out(
+                f"    {model.drafted_tokens:.0f} tokens drafted, "
+                f"{model.accepted_tokens / model.drafted_tokens:.0%} of them right"
+            )
         for finding in model.findings:
             console.out(f"    ! {finding}")
         if not model.findings:

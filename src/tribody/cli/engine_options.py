@@ -9,7 +9,7 @@ from typing import get_args
 
 from tribody.cli.environment import Environment
 from tribody.cli.sizes import parse_bytes, parse_count
-from tribody.core.config import EngineConfig, KVFormat, WeightFormat
+from tribody.core.config import MAX_DRAFTS, EngineConfig, KVFormat, Speculation, WeightFormat
 from tribody.core.errors import BadConfig, EngineFailed
 
 DEFAULT_MODEL = "mini-r1"
@@ -26,6 +26,8 @@ class EngineOptions:
     max_context: str | None = None
     max_step_tokens: int = 512
     max_running: int = 64
+    speculation: str = "auto"
+    max_drafts: int = MAX_DRAFTS
 
 
 def engine_config(path: Path, options: EngineOptions, environment: Environment) -> EngineConfig:
@@ -52,7 +54,17 @@ def engine_config(path: Path, options: EngineOptions, environment: Environment) 
         max_context_tokens=context,
         max_step_tokens=options.max_step_tokens,
         max_running=options.max_running,
+        speculation=_speculation(options.speculation),
+        max_drafts=options.max_drafts,
     )
+
+
+def _speculation(name: str) -> Speculation:
+    for known in get_args(Speculation):
+        if name == known:
+            return known  # type: ignore[no-any-return]  # get_args has no types
+    known_names = ", ".join(get_args(Speculation))
+    raise BadConfig(f"--speculation {name!r} is not known; choose one of {known_names}")
 
 
 def _formats(dtype: str) -> tuple[WeightFormat, KVFormat]:

@@ -42,6 +42,12 @@ Threads = Annotated[
 MaxContext = Annotated[
     str | None, typer.Option(help="Longest prompt + answer, such as 8K (default: the model's).")
 ]
+Speculation = Annotated[
+    str, typer.Option(help="Draft tokens where it pays: auto, mtp, ngram or off.")
+]
+MaxDrafts = Annotated[
+    int, typer.Option(min=1, max=64, help="Most tokens drafted for one sequence in one step.")
+]
 Thinking = Annotated[
     bool | None,
     typer.Option("--thinking/--no-thinking", help="Think first or not (default: the model's way)."),
@@ -76,6 +82,8 @@ def serve(
         int, typer.Option(min=1, max=65536, help="Token budget of one step.")
     ] = 512,
     max_running: Annotated[int, typer.Option(min=1, max=4096, help="Sequences in one step.")] = 64,
+    speculation: Speculation = "auto",
+    max_drafts: MaxDrafts = 8,
     shutdown_timeout: Annotated[
         float, typer.Option(min=0, max=86400, help="Seconds that a drain may take.")
     ] = 30.0,
@@ -92,6 +100,8 @@ def serve(
         max_context=max_context,
         max_step_tokens=max_step_tokens,
         max_running=max_running,
+        speculation=speculation,
+        max_drafts=max_drafts,
     )
     options = command.ServeOptions(
         models=models or [],
@@ -152,6 +162,8 @@ def generate(
     threads: Threads = None,
     max_context: MaxContext = None,
     max_running: Annotated[int, typer.Option(min=1, max=4096, help="Sequences in one step.")] = 64,
+    speculation: Speculation = "auto",
+    max_drafts: MaxDrafts = 8,
 ) -> None:
     """Answer a JSONL file of prompts as one batch that resumes.
 
@@ -170,6 +182,8 @@ def generate(
         threads=threads,
         max_context=max_context,
         max_running=max_running,
+        speculation=speculation,
+        max_drafts=max_drafts,
     )
     defaults = given_fields(
         temperature=temperature, max_tokens=max_tokens, seed=seed, thinking=thinking
@@ -236,6 +250,8 @@ def quality(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     kv_memory: KVMemory = None,
     threads: Threads = None,
+    speculation: Speculation = "auto",
+    max_drafts: MaxDrafts = 8,
 ) -> None:
     """Measure what number formats cost a model.
 
@@ -258,7 +274,10 @@ def quality(
         out=out,
         as_json=as_json,
     )
-    command.run_quality(options, EngineOptions(kv_memory=kv_memory, threads=threads))
+    engine = EngineOptions(
+        kv_memory=kv_memory, threads=threads, speculation=speculation, max_drafts=max_drafts
+    )
+    command.run_quality(options, engine)
 
 
 @app.command()

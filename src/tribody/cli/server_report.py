@@ -31,6 +31,8 @@ class ModelReport(msgspec.Struct, frozen=True):
     kv_used: float  # 0..1
     cache_hit_rate: float  # 0..1, of prompt tokens since the engine started
     preemptions: float
+    drafted_tokens: float
+    accepted_tokens: float
     mean_first_token_seconds: float | None
     mean_inter_token_seconds: float | None
     findings: list[str]
@@ -76,6 +78,8 @@ def report(model_name: str, values: Values) -> ModelReport:
         cache_hit_rate=_ratio(value("cached_prompt_tokens_total"), value("prompt_tokens_total"))
         or 0.0,
         preemptions=value("preemptions_total"),
+        drafted_tokens=value("drafted_tokens_total"),
+        accepted_tokens=value("accepted_tokens_total"),
         mean_first_token_seconds=_mean(values, "time_to_first_token_seconds"),
         mean_inter_token_seconds=_mean(values, "inter_token_latency_seconds"),
         findings=findings(values),

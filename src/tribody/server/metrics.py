@@ -108,6 +108,8 @@ COUNTERS = (
     ("tribody_cached_prompt_tokens", "Prompt tokens found in the prefix cache.", "cached_tokens"),
     ("tribody_generation_tokens", "Tokens generated.", "generated_tokens"),
     ("tribody_preemptions", "Sequences put back into the queue for lack of pages.", "preemptions"),
+    ("tribody_drafted_tokens", "Tokens that were drafted and checked.", "drafted_tokens"),
+    ("tribody_accepted_tokens", "Drafted tokens that became part of an answer.", "accepted_tokens"),
     ("tribody_engine_steps", "Steps of the engine.", "steps"),
     ("tribody_engine_busy_seconds", "Time spent in steps.", "busy_seconds"),
 )
@@ -134,14 +136,21 @@ class EngineCollector(Collector):
         info = GaugeMetricFamily(
             "tribody_engine_info",
             "Always 1; the labels say how the model runs.",
-            labels=["model_name", "weight_format", "kv_format", "isa", "num_threads"],
+            labels=[
+                "model_name",
+                "weight_format",
+                "kv_format",
+                "isa",
+                "num_threads",
+                "speculation",
+            ],
         )
         for model in models:
             facts = model.engine.info
             restarts.add_metric([model.model_id], model.engine.restarts)
             ready.add_metric([model.model_id], float(model.engine.ready))
             labels = [facts.weight_format, facts.kv_format, facts.isa, str(facts.num_threads)]
-            info.add_metric([model.model_id, *labels], 1.0)
+            info.add_metric([model.model_id, *labels, facts.speculation], 1.0)
         yield from (restarts, ready, info)
 
     def describe(self) -> Iterable[Metric]:

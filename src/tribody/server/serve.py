@@ -313,7 +313,8 @@ def ready_text(host: str, port: int, service: Service) -> str:
             f"  {names}: weights {info.weight_format} ({info.weight_bytes / 2**20:.0f} MiB), "
             f"KV {info.kv_format} {info.kv_budget_bytes / 2**20:.0f} MiB ({info.kv_limit}) "
             f"= {info.num_pages * info.page_size} tokens, "
-            f"context {info.max_context_tokens}, {info.num_threads} threads ({info.isa}), "
+            f"context {info.max_context_tokens}, speculation {info.speculation}, "
+            f"{info.num_threads} threads ({info.isa}), "
             f"loaded in {info.load_seconds:.1f} s"
         )
     key = "" if service.keys is None else " -H 'Authorization: Bearer YOUR_KEY'"
