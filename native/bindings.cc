@@ -1,16 +1,14 @@
-// The Python module: weights, linear algebra, norms, MoE and sampling helpers.
+// The Python module: linear algebra, norms, MoE and sampling helpers.
 #include "bindings.h"
 
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/tuple.h>
 
-#include <cstring>
 #include <tuple>
 
 #include "linear.h"
 #include "moe.h"
 #include "norm.h"
-#include "pack.h"
 #include "sampling.h"
 
 namespace tribody {
@@ -24,96 +22,6 @@ std::string describe(const char*, const nb::dlpack::dtype& dtype, size_t ndim,
 }
 
 namespace {
-
-constexpr const char* kFormatNames[] = {"float32", "bfloat16", "float16", "w8g32"};
-
-WeightFormat format_named(const std::string& name) {
-  for (int i = 0; i < 4; ++i) {
-    if (name == kFormatNames[i]) return static_cast<WeightFormat>(i);
-  }
-  throw nb::value_error(("unknown weight format " + name).c_str());
-}
-
-void check_plain(const Matrix& matrix, const char* name) {
-  if (matrix.stacked()) throw ShapeError(std::string(name) + ": expected (N, K), got (E, N, K)");
-}
-
-nb::tuple shape_of(const Matrix& matrix) {
-  const MatrixView& v = matrix.view();
-  return matrix.stacked() ? nb::make_tuple(v.experts, v.rows, v.columns)
-                          : nb::make_tuple(v.rows, v.columns);
-}
-
-Matrix* pack_matrix(const In& weights, const std::string& format_name) {
-  const WeightFormat format = format_named(format_name);
-  const size_t ndim = weights.ndim();
-  if (ndim != 2 && ndim != 3) throw ShapeError("weights: expected (N, K) or (E, N, K)");
-  const float* data = checked<float>(weights, "weights", ndim);
-  const bool stacked = ndim == 3;
-  const auto experts = static_cast<int64_t>(stacked ? weights.shape(0) : 1);
-  const auto rows = static_cast<int64_t>(weights.shape(ndim - 2));
-  const auto columns = static_cast<int64_t>(weights.shape(ndim - 1));
-  if ((rows > 1 && weights.stride(ndim - 2) != columns) ||
-      (stacked && experts > 1 && weights.stride(0) != rows * columns)) {
-    throw ShapeError("weights: expected a C-contiguous array");
-  }
-  auto* matrix = new Matrix(format, experts, rows, columns, stacked);
-  const PackCall call{data, matrix->view(), matrix->data()};
-  nb::gil_scoped_release release;
-  TRIBODY_DISPATCH(pack(call));
-  return matrix;
-}
-
-// A stack whose experts are still to be encoded, one by one, by pack_into.
-Matrix* empty_stack(const std::tuple<int64_t, int64_t, int64_t>& shape,
-                    const std::string& format_name) {
-  const WeightFormat format = format_named(format_name);
-  const auto [experts, rows, columns] = shape;
-  constexpr int64_t kLargest = int64_t{1} << 20;  // keeps the product of three inside 64 bits
-  if (experts < 0 || rows < 0 || columns < 0 || experts > kLargest || rows > kLargest ||
-      columns > kLargest) {
-    throw ShapeError("shape: sizes must be in [0, 2^20]");
-  }
-  auto* matrix = new Matrix(format, experts, rows, columns, true);
-  memset(matrix->data(), 0, static_cast<size_t>(matrix->num_bytes()));
-  return matrix;
-}
-
-void pack_into(Matrix& stack, int64_t expert, const In& weights) {
-  const MatrixView& whole = stack.view();
-  if (!stack.stacked() || expert < 0 || expert >= whole.experts) {
-    throw ShapeError("expert: not a place of this stack");
-  }
-  const float* data = checked<float>(weights, "weights", 2);
-  check_size("weights rows", static_cast<int64_t>(weights.shape(0)), whole.rows);
-  check_size("weights columns", static_cast<int64_t>(weights.shape(1)), whole.columns);
-  if (whole.rows > 1 && weights.stride(0) != whole.columns) {
-    throw ShapeError("weights: expected a C-contiguous array");
-  }
-  uint8_t* to = stack.data() + expert * whole.bytes_per_expert();
-  const PackCall call{data, MatrixView{to, whole.format, 1, whole.rows, whole.columns}, to};
-  nb::gil_scoped_release release;
-  TRIBODY_DISPATCH(pack(call));
-}
-
-void bind_embed(const Matrix& table, const In& token_ids, const Out& out) {
-  check_plain(table, "table");
-  const MatrixView& view = table.view();
-  const int32_t* ids = checked<int32_t>(token_ids, "token_ids", 1);
-  const auto to = rows_of(out, "out columns", view.columns);
-  const auto count = static_cast<int64_t>(token_ids.shape(0));
-  check_size("out rows", to.count, count);
-  if (token_ids.stride(0) != 1 && count > 1) throw ShapeError("token_ids: expected contiguous");
-  for (int64_t i = 0; i < count; ++i) {
-    if (ids[i] < 0 || ids[i] >= view.rows) {
-      throw ShapeError("token_ids: " + std::to_string(ids[i]) + " is not in [0, " +
-                       std::to_string(view.rows) + ")");
-    }
-  }
-  const EmbedCall call{view, ids, count, to.pointer, to.stride};
-  nb::gil_scoped_release release;
-  TRIBODY_DISPATCH(embed(call));
-}
 
 void bind_rms_norm(const In& x, const In& weight, float eps, const Out& out) {
   const auto columns = static_cast<int64_t>(weight.shape(0));
@@ -315,20 +223,7 @@ NB_MODULE(_native, module) {
     }
   });
 
-  nb::class_<Matrix>(module, "Matrix")
-      .def_prop_ro("shape", &shape_of, nb::sig("def shape(self) -> tuple[int, ...]"))
-      .def_prop_ro(
-          "format",
-          [](const Matrix& m) { return kFormatNames[static_cast<int>(m.view().format)]; },
-          nb::sig("def format(self) -> tribody.core.config.WeightFormat"))
-      .def_prop_ro("num_bytes", &Matrix::num_bytes);
-
-  module.def("pack", &pack_matrix, nb::arg("weights"), nb::arg("weight_format"),
-             nb::rv_policy::take_ownership);
-  module.def("empty_stack", &empty_stack, nb::arg("shape"), nb::arg("weight_format"),
-             nb::rv_policy::take_ownership);
-  module.def("pack_into", &pack_into, nb::arg("stack"), nb::arg("expert"), nb::arg("weights"));
-  module.def("embed", &bind_embed, nb::arg("table"), nb::arg("token_ids"), nb::arg("out"));
+  bind_matrix(module);
   module.def("rms_norm", &bind_rms_norm, nb::arg("x"), nb::arg("weight"), nb::arg("eps"),
              nb::arg("out"));
   module.def("linear", &bind_linear, nb::arg("x"), nb::arg("weights"), nb::arg("bias").none(),

@@ -75,6 +75,11 @@ inline const float* vector_of(const In& array, const char* name, int64_t size) {
   return data;
 }
 
+inline void check_plain(const Matrix& matrix, const char* name) {
+  if (matrix.stacked()) throw ShapeError(std::string(name) + ": expected (N, K), got (E, N, K)");
+}
+
+void bind_matrix(nb::module_& module);
 void bind_machine(nb::module_& module);
 void bind_attention(nb::module_& module);
 

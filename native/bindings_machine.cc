@@ -6,7 +6,6 @@
 
 #include "bandwidth.h"
 #include "bindings.h"
-#include "formats.h"
 #include "isa.h"
 #include "threads.h"
 
@@ -52,10 +51,6 @@ void bind_machine(nb::module_& module) {
   module.def("set_num_threads", &choose_num_threads, nb::arg("count"));
   module.def("memory_bandwidth", &measure_bandwidth, nb::arg("seconds"),
              "Bytes per second that all threads read from a 160 MB buffer, best pass.");
-  module.attr("W8G32_TILE_BYTES") = static_cast<int>(sizeof(W8G32Tile));
-  module.attr("PANEL_ROWS_W8") = kPanelRowsW8;
-  module.attr("PANEL_ROWS_FLOAT") = kPanelRowsFloat;
-  module.attr("GROUP_SIZE") = kGroup;
 }
 
 }  // namespace tribody

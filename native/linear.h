@@ -1,9 +1,8 @@
 // y = x W^T: what callers of native/linear.cc see.
 //
-// Every output element is accumulated by one lane in the order of K (one fma per column for the
-// float formats; an exact int32 sum per group of 32 and one fma per group for w8g32).  Neither the
-// number of rows nor threads nor tiles change that order, so a row's result is bit-identical in any
-// batch, and on any instruction set.
+// Every output element is accumulated by one lane in the order of K (linear_int.cc and
+// linear_float.cc say how).  Neither the number of rows nor threads nor tiles change that order, so a
+// row's result is bit-identical in any batch, and on any instruction set.
 #pragma once
 
 #include "isa.h"
@@ -20,7 +19,7 @@ struct Rows {
 };
 
 // What a matrix multiplies: for float formats the rows as they are (or those that `index` picks),
-// for w8g32 their A8 codes in row tiles.  Refers to the caller's memory or scratch.
+// for formats that take A8 their codes in row tiles.  Refers to the caller's memory or scratch.
 //
 // A row tile holds `height` rows, interleaved by group, so that one pointer walks all of them:
 // code of (row, group, i) at ((row / height * groups + group) * height + row % height) * 32 + i,
@@ -79,13 +78,13 @@ inline constexpr int64_t num_groups(int64_t columns) { return (columns + kGroup 
 
 // linear: the whole operator, parallel.  prepare: norm and A8 of all rows into scratch, parallel.
 // The others run on the caller, for operators that compose them:
-//   activations_for: of the right shape for `x` against `w`, with scratch for the codes when w is
-//     w8g32; else x's own values.
+//   activations_for: of the right shape for `x` against `w`, with scratch for the codes when w takes
+//     A8; else x's own values.  Codes serve every format that takes A8.
 //   quantize_rows: fills the codes and scales of rows [first, end); nothing when `to` has no codes.
 //   quantize_groups: the same for groups [first_group, end_group) of one row, `values` being where
 //     the first of these groups starts.
-//   multiply: a span of the product with one expert's matrix.  For w8g32 span.first_row must be a
-//     multiple of kRowTile.
+//   multiply: a span of the product with one expert's matrix.  With A8 span.first_row must be a
+//     multiple of kRowTile.  multiply_int and multiply_float are its two halves.
 //   units_per_chunk: how many pieces of work of unit_macs each make one chunk of a parallel_for.
 #define TRIBODY_LINEAR_KERNELS                                                                    \
   void linear(const LinearCall& call);                                                            \
@@ -96,5 +95,9 @@ inline constexpr int64_t num_groups(int64_t columns) { return (columns + kGroup 
                        const Activations& to);                                                    \
   void multiply(const Activations& x, const MatrixView& w, int64_t expert, const Span& span,      \
                 const Output& out);                                                               \
+  void multiply_int(const Activations& x, const MatrixView& w, int64_t expert, const Span& span,  \
+                    const Output& out);                                                           \
+  void multiply_float(const Activations& x, const MatrixView& w, int64_t expert,                  \
+                      const Span& span, const Output& out);                                       \
   int64_t units_per_chunk(int64_t total_macs, int64_t unit_macs);
 TRIBODY_IN_EACH_ISA(TRIBODY_LINEAR_KERNELS)

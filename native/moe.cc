@@ -3,7 +3,7 @@
 // Work is a list of segments: rows that meet one gate_up and one down matrix.  The MLP is one
 // segment; MoE has one per expert that was chosen (its rows sorted by expert, so that each weight
 // is read once a step) and one for the shared expert.  Two parallel regions run all segments:
-// gate_up with silu and, for w8g32, the rounding to A8 in the same chunk; then down.
+// gate_up with silu and, where down takes it, the rounding to A8 in the same chunk; then down.
 #include "moe.h"
 
 #include "simd.h"
@@ -151,7 +151,7 @@ struct HiddenMemory {
 
   // Adds what one segment of `count` rows needs.
   void add(const MatrixView& down, int64_t count) {
-    if (down.format == WeightFormat::w8g32) {
+    if (takes_a8(down.format)) {
       const int64_t height = count > 1 ? kRowTile : 1;
       const int64_t places = divide_up(count, height) * height * num_groups(down.columns);
       codes += places * kGroup;
@@ -183,7 +183,7 @@ struct HiddenPieces {
     s.hidden.count = s.input.count;
     s.hidden.columns = s.down->columns;
     s.hidden_values = nullptr;
-    if (s.down->format == WeightFormat::w8g32) {
+    if (takes_a8(s.down->format)) {
       s.hidden.codes = codes;
       s.hidden.scales = scales;
       s.hidden.groups = num_groups(s.down->columns);
@@ -345,8 +345,8 @@ void moe(const MoeCall& call) {
     s = Segment{};
     s.gate_up = call.shared_gate_up;
     s.down = call.shared_down;
-    // The codes of `all` serve when both are w8g32; float formats take the rows.
-    const bool same = s.gate_up->format == call.gate_up.format;
+    // The codes of `all` serve when both take A8; float formats take the rows.
+    const bool same = takes_a8(s.gate_up->format) == takes_a8(call.gate_up.format);
     s.input = same ? all : prepare(call.x, {}, *s.gate_up);
     s.out = {outputs + choices * hidden, hidden};
     need.add(*s.down, call.x.count);

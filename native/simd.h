@@ -260,6 +260,22 @@ TRIBODY_INLINE F32x8 silu(F32x8 x) {
   return x / (F32x8::broadcast(1.0f) + exp(F32x8::zero() - x));
 }
 
+// E4M3 codes as float16 of 2^-8 of their value: shifted to the place of float16's exponent and
+// mantissa, subnormals included.  The sign is extended into bit 14 by the widening and cleared there.
+// As precision/float_codes.py, from_e4m3.
+TRIBODY_INLINE uint16_t e4m3_to_half(uint8_t code) {
+  const auto wide = static_cast<uint16_t>(static_cast<int8_t>(code));
+  return static_cast<uint16_t>(wide << 7 & 0xbfff);
+}
+
+#if TRIBODY_AVX2
+TRIBODY_INLINE __m256i e4m3_to_halves(const uint8_t* p) {
+  const __m256i wide = _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+  return _mm256_and_si256(_mm256_slli_epi16(wide, 7),
+                          _mm256_set1_epi16(static_cast<int16_t>(0xbfff)));
+}
+#endif
+
 // Sixteen floats: the rows of a float panel.
 #if TRIBODY_AVX512
 
@@ -275,6 +291,10 @@ struct F32x16 {
   static TRIBODY_INLINE F32x16 load_bfloat16(const uint16_t* p) {
     const __m256i bits = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
     return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16))};
+  }
+  // Sixteen E4M3 codes times 2^-8.
+  static TRIBODY_INLINE F32x16 load_e4m3(const uint8_t* p) {
+    return {_mm512_cvtph_ps(e4m3_to_halves(p))};
   }
   TRIBODY_INLINE void store(float* p) const { _mm512_storeu_ps(p, v); }
 };
@@ -319,6 +339,18 @@ struct F32x16 {
   }
   static TRIBODY_INLINE F32x16 load_bfloat16(const uint16_t* p) {
     return {F32x8::load_bfloat16(p), F32x8::load_bfloat16(p + 8)};
+  }
+  // Sixteen E4M3 codes times 2^-8.
+  static TRIBODY_INLINE F32x16 load_e4m3(const uint8_t* p) {
+#if TRIBODY_AVX2
+    const __m256i halves = e4m3_to_halves(p);
+    return {{_mm256_cvtph_ps(_mm256_castsi256_si128(halves))},
+            {_mm256_cvtph_ps(_mm256_extracti128_si256(halves, 1))}};
+#else
+    uint16_t halves[16];
+    for (int i = 0; i < 16; ++i) halves[i] = e4m3_to_half(p[i]);
+    return {F32x8::load_half(halves), F32x8::load_half(halves + 8)};
+#endif
   }
   TRIBODY_INLINE void store(float* p) const {
     low.store(p);

@@ -1,10 +1,11 @@
-// The int8 half of the vector layer: dot products of w8g32 weights with A8 activations, and the
-// rounding of 32 floats to bytes.  Sums are exact int32, so every instruction set gives the same bits.
+// The int8 half of the vector layer: the bytes of a step, sums of products of unsigned weight codes
+// with A8 activations, and the rounding of 32 floats to bytes.  Sums are exact int32, so every
+// instruction set gives the same bits.
 //
-// vpdpbusd multiplies unsigned by signed bytes: the VNNI levels take w + 128 (one xor for all rows of
-// a tile) and start each sum at -128 * sum(x), which quantization notes beside the scale, so that
-// it costs a load where zero would cost an instruction.  AVX2 moves w's sign to x (vpsignb), so
-// that |w| <= 127 is the unsigned side: 2 * 127 * 127 < 2^15, vpmaddubsw cannot saturate.
+// OnePanel and TwoPanels are the two widths that a kernel works at (linear_int.cc): eight rows in a
+// 256-bit register, or two neighbouring panels, sixteen rows, in a 512-bit one, because the two
+// multiply ports of a server core take twice the bytes.  `next` is the distance to the second panel
+// in bytes.  Shifts of Bytes move bits across the edges of bytes; callers mask them off.
 #pragma once
 
 #include "formats.h"
@@ -30,123 +31,176 @@ TRIBODY_INLINE int32_t load_four(const int8_t* codes) {
   return four;
 }
 
-// One panel: eight weight rows against M activation rows, one group of 32 at a time.
-//   sums[m] lane r = sum over the group of w[r][k] * x[m][k]; row m's codes start at x + 32 m.
+#if TRIBODY_AVX2
+TRIBODY_INLINE __m128i load_eight(const uint8_t* p) {
+  return _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p));
+}
+#endif
+
 struct OnePanel {
   using Float = F32x8;
   static constexpr int kPanels = 1;
 
 #if TRIBODY_AVX2
-  using Int = __m256i;
+  using Bytes = __m256i;  // one step: four columns of each row
+  using Int = __m256i;    // one int32 for each row
 
-  template <int M>
-  static TRIBODY_INLINE void dot(const W8G32Tile* tile, int64_t, const int8_t* x,
-                                 const A8Scale* scales, Int (&sums)[M]) {
-    const auto* codes = reinterpret_cast<const __m256i*>(tile->codes);
+  static TRIBODY_INLINE Bytes load(const void* p, int64_t) {
+    return _mm256_loadu_si256(static_cast<const __m256i*>(p));
+  }
+  static TRIBODY_INLINE Bytes keep(Bytes v, int mask) {
+    return _mm256_and_si256(v, _mm256_set1_epi8(static_cast<char>(mask)));
+  }
+  static TRIBODY_INLINE Bytes flip(Bytes v, int mask) {
+    return _mm256_xor_si256(v, _mm256_set1_epi8(static_cast<char>(mask)));
+  }
+  static TRIBODY_INLINE Bytes join(Bytes a, Bytes b) { return _mm256_or_si256(a, b); }
+  static TRIBODY_INLINE Bytes left(Bytes v, int bits) { return _mm256_slli_epi32(v, bits); }
+  static TRIBODY_INLINE Bytes right(Bytes v, int bits) { return _mm256_srli_epi32(v, bits); }
+  // table[byte] for bytes in [0, 15].
+  static TRIBODY_INLINE Bytes look_up(const uint8_t (&table)[16], Bytes v) {
+    const __m128i entries = _mm_loadu_si128(reinterpret_cast<const __m128i*>(table));
+    return _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(entries), v);
+  }
+  static TRIBODY_INLINE Int every(int32_t x) { return _mm256_set1_epi32(x); }
+  static TRIBODY_INLINE Int shift_signed(Int v, int bits) { return _mm256_srai_epi32(v, bits); }
 #if TRIBODY_VNNI
-    const Int bias = _mm256_set1_epi8(static_cast<char>(0x80));
-#pragma GCC unroll 8
-    for (int m = 0; m < M; ++m) sums[m] = _mm256_set1_epi32(scales[m].start);
-#pragma GCC unroll 8
-    for (int s = 0; s < 8; ++s) {
-      const Int w = _mm256_xor_si256(_mm256_loadu_si256(codes + s), bias);
-#pragma GCC unroll 8
-      for (int m = 0; m < M; ++m) {
-        sums[m] = TRIBODY_DPBUSD(sums[m], w, _mm256_set1_epi32(load_four(x + 32 * m + 4 * s)));
-      }
-    }
-#else
-    (void)scales;
-    const Int ones = _mm256_set1_epi16(1);
-    for (int m = 0; m < M; ++m) sums[m] = _mm256_setzero_si256();
-#pragma GCC unroll 8
-    for (int s = 0; s < 8; ++s) {
-      const Int w = _mm256_loadu_si256(codes + s);
-      const Int magnitude = _mm256_abs_epi8(w);
-#pragma GCC unroll 8
-      for (int m = 0; m < M; ++m) {
-        const Int four = _mm256_set1_epi32(load_four(x + 32 * m + 4 * s));
-        const Int pairs = _mm256_maddubs_epi16(magnitude, _mm256_sign_epi8(four, w));
-        sums[m] = _mm256_add_epi32(sums[m], _mm256_madd_epi16(pairs, ones));
-      }
-    }
+  // sums + four products of unsigned w and signed x in each row.
+  static TRIBODY_INLINE Int add_products(Int sums, Bytes w, Int x) {
+    return TRIBODY_DPBUSD(sums, w, x);
+  }
 #endif
+  static TRIBODY_INLINE Float to_float(Int sums) { return {_mm256_cvtepi32_ps(sums)}; }
+  // Eight unsigned bytes, and 2^(byte - 127) of eight UE8M0 bytes: exponents, but for 0, which is
+  // 2^-127, a subnormal.  255 gives Inf: with the codes of zeros that such a group has, NaN.
+  static TRIBODY_INLINE Float bytes(const uint8_t* p, int64_t) {
+    return {_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(load_eight(p)))};
+  }
+  static TRIBODY_INLINE Float powers(const uint8_t* p, int64_t) {
+    const __m256i exponents = _mm256_slli_epi32(_mm256_cvtepu8_epi32(load_eight(p)), 23);
+    return {_mm256_castsi256_ps(_mm256_max_epi32(exponents, _mm256_set1_epi32(0x00400000)))};
   }
 
-  static TRIBODY_INLINE Float to_float(Int sums) { return {_mm256_cvtepi32_ps(sums)}; }
-
 #else
+  struct Bytes {
+    uint32_t v[8];
+  };
   struct Int {
     int32_t v[8];
   };
 
-  template <int M>
-  static TRIBODY_INLINE void dot(const W8G32Tile* tile, int64_t, const int8_t* x, const A8Scale*,
-                                 Int (&sums)[M]) {
-    for (int m = 0; m < M; ++m) {
-      for (int r = 0; r < 8; ++r) sums[m].v[r] = 0;
-      for (int s = 0; s < 8; ++s) {
-        for (int r = 0; r < 8; ++r) {
-          for (int i = 0; i < 4; ++i) {
-            sums[m].v[r] += tile->codes[s][r][i] * x[32 * m + 4 * s + i];
-          }
-        }
-      }
-    }
-  }
-
-  static TRIBODY_INLINE Float to_float(const Int& sums) {
-    F32x8 r;
-    for (int i = 0; i < 8; ++i) r.v[i] = static_cast<float>(sums.v[i]);
+#define TRIBODY_LANES(TYPE, EXPRESSION)            \
+  TYPE r;                                          \
+  for (int i = 0; i < 8; ++i) r.v[i] = EXPRESSION; \
+  return r
+  static TRIBODY_INLINE Bytes load(const void* p, int64_t) {
+    Bytes r;
+    memcpy(r.v, p, sizeof r.v);
     return r;
   }
+  static TRIBODY_INLINE Bytes keep(Bytes a, int mask) {
+    TRIBODY_LANES(Bytes, a.v[i] & 0x01010101u * static_cast<uint32_t>(mask));
+  }
+  static TRIBODY_INLINE Bytes flip(Bytes a, int mask) {
+    TRIBODY_LANES(Bytes, a.v[i] ^ 0x01010101u * static_cast<uint32_t>(mask));
+  }
+  static TRIBODY_INLINE Bytes join(Bytes a, Bytes b) { TRIBODY_LANES(Bytes, a.v[i] | b.v[i]); }
+  static TRIBODY_INLINE Bytes left(Bytes a, int bits) { TRIBODY_LANES(Bytes, a.v[i] << bits); }
+  static TRIBODY_INLINE Bytes right(Bytes a, int bits) { TRIBODY_LANES(Bytes, a.v[i] >> bits); }
+  static TRIBODY_INLINE Bytes look_up(const uint8_t (&table)[16], Bytes a) {
+    uint8_t codes[32];
+    memcpy(codes, a.v, sizeof codes);
+    for (uint8_t& code : codes) code = table[code];
+    return load(codes, 0);
+  }
+  static TRIBODY_INLINE Int every(int32_t x) { TRIBODY_LANES(Int, x); }
+  static TRIBODY_INLINE Int shift_signed(Int a, int bits) { TRIBODY_LANES(Int, a.v[i] >> bits); }
+  static TRIBODY_INLINE Float to_float(const Int& a) {
+    TRIBODY_LANES(F32x8, static_cast<float>(a.v[i]));
+  }
+  static TRIBODY_INLINE Float bytes(const uint8_t* p, int64_t) {
+    TRIBODY_LANES(F32x8, static_cast<float>(p[i]));
+  }
+  static TRIBODY_INLINE Float powers(const uint8_t* p, int64_t) {
+    TRIBODY_LANES(F32x8, bits_to_float(p[i] == 0 ? 0x00400000u : uint32_t{p[i]} << 23));
+  }
+#undef TRIBODY_LANES
 #endif
 
-  static TRIBODY_INLINE Float weight_scales(const W8G32Tile* tile, int64_t) {
-    return F32x8::load_half(tile->scales);
-  }
+  // Eight float16.
+  static TRIBODY_INLINE Float halves(const uint16_t* p, int64_t) { return F32x8::load_half(p); }
   // The eight sums of panel `panel`.
   static TRIBODY_INLINE F32x8 part(Float sums, int) { return sums; }
 };
 
 #if TRIBODY_AVX512
 
-// Two neighbouring panels, sixteen weight rows in 512-bit registers: the two multiply ports of a
-// server core take twice the bytes.  `next` is the distance to the second panel in tiles.
+// The same of both panels; see OnePanel.
 struct TwoPanels {
   using Float = F32x16;
+  using Bytes = __m512i;
   using Int = __m512i;
   static constexpr int kPanels = 2;
 
-  template <int M>
-  static TRIBODY_INLINE void dot(const W8G32Tile* tile, int64_t next, const int8_t* x,
-                                 const A8Scale* scales, Int (&sums)[M]) {
-    const auto* low = reinterpret_cast<const __m256i*>(tile->codes);
-    const auto* high = reinterpret_cast<const __m256i*>(tile[next].codes);
-    const Int bias = _mm512_set1_epi8(static_cast<char>(0x80));
-#pragma GCC unroll 8
-    for (int m = 0; m < M; ++m) sums[m] = _mm512_set1_epi32(scales[m].start);
-#pragma GCC unroll 8
-    for (int s = 0; s < 8; ++s) {
-      const Int both = _mm512_inserti64x4(_mm512_castsi256_si512(_mm256_loadu_si256(low + s)),
-                                          _mm256_loadu_si256(high + s), 1);
-      const Int w = _mm512_xor_si512(both, bias);
-#pragma GCC unroll 8
-      for (int m = 0; m < M; ++m) {
-        sums[m] =
-            _mm512_dpbusd_epi32(sums[m], w, _mm512_set1_epi32(load_four(x + 32 * m + 4 * s)));
-      }
-    }
+  static TRIBODY_INLINE Bytes load(const void* p, int64_t next) {
+    const auto* low = static_cast<const uint8_t*>(p);
+    const __m256i first = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(low));
+    const __m256i second = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(low + next));
+    return _mm512_inserti64x4(_mm512_castsi256_si512(first), second, 1);
   }
-
+  static TRIBODY_INLINE Bytes keep(Bytes v, int mask) {
+    return v & _mm512_set1_epi8(static_cast<char>(mask));
+  }
+  static TRIBODY_INLINE Bytes flip(Bytes v, int mask) {
+    return v ^ _mm512_set1_epi8(static_cast<char>(mask));
+  }
+  static TRIBODY_INLINE Bytes join(Bytes a, Bytes b) { return a | b; }
+  static TRIBODY_INLINE Bytes left(Bytes v, int bits) {
+    return reinterpret_cast<Bytes>(reinterpret_cast<Words>(v) << bits);
+  }
+  static TRIBODY_INLINE Bytes right(Bytes v, int bits) {
+    return reinterpret_cast<Bytes>(reinterpret_cast<Words>(v) >> bits);
+  }
+  static TRIBODY_INLINE Bytes look_up(const uint8_t (&table)[16], Bytes v) {
+    const __m128i entries = _mm_loadu_si128(reinterpret_cast<const __m128i*>(table));
+    return _mm512_shuffle_epi8(
+        _mm512_maskz_broadcast_i32x4(static_cast<__mmask16>(-1), entries), v);
+  }
+  static TRIBODY_INLINE Int every(int32_t x) { return _mm512_set1_epi32(x); }
+  static TRIBODY_INLINE Int shift_signed(Int v, int bits) {
+    return reinterpret_cast<Int>(reinterpret_cast<SignedWords>(v) >> bits);
+  }
+  static TRIBODY_INLINE Int add_products(Int sums, Bytes w, Int x) {
+    return _mm512_dpbusd_epi32(sums, w, x);
+  }
   static TRIBODY_INLINE Float to_float(Int sums) { return {_mm512_cvtepi32_ps(sums)}; }
-  static TRIBODY_INLINE Float weight_scales(const W8G32Tile* tile, int64_t next) {
-    const __m128i low = _mm_loadu_si128(reinterpret_cast<const __m128i*>(tile->scales));
-    const __m128i high = _mm_loadu_si128(reinterpret_cast<const __m128i*>(tile[next].scales));
-    return {_mm512_cvtph_ps(_mm256_set_m128i(high, low))};
+  static TRIBODY_INLINE Float bytes(const uint8_t* p, int64_t next) {
+    return {_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(load_sixteen(p, next)))};
+  }
+  static TRIBODY_INLINE Float powers(const uint8_t* p, int64_t next) {
+    const __m512i exponents = left(_mm512_cvtepu8_epi32(load_sixteen(p, next)), 23);
+    return {_mm512_castsi512_ps(_mm512_max_epi32(exponents, _mm512_set1_epi32(0x00400000)))};
+  }
+  static TRIBODY_INLINE Float halves(const uint16_t* p, int64_t next) {
+    const auto* low = reinterpret_cast<const uint8_t*>(p);
+    const __m128i first = _mm_loadu_si128(reinterpret_cast<const __m128i*>(low));
+    const __m128i second = _mm_loadu_si128(reinterpret_cast<const __m128i*>(low + next));
+    // Masked forms: GCC's unmasked ones warn about an operand that they leave undefined.
+    return {_mm512_maskz_cvtph_ps(static_cast<__mmask16>(-1), _mm256_set_m128i(second, first))};
   }
   static TRIBODY_INLINE F32x8 part(Float sums, int panel) {
-    return {panel == 0 ? _mm512_castps512_ps256(sums.v) : _mm512_extractf32x8_ps(sums.v, 1)};
+    constexpr auto kAll = static_cast<__mmask8>(-1);
+    return {panel == 0 ? _mm512_maskz_extractf32x8_ps(kAll, sums.v, 0)
+                       : _mm512_maskz_extractf32x8_ps(kAll, sums.v, 1)};
+  }
+
+ private:
+  // Shifts are written with operators: the intrinsics want a constant before loops are unrolled.
+  typedef uint32_t Words __attribute__((vector_size(64)));
+  typedef int32_t SignedWords __attribute__((vector_size(64)));
+
+  static TRIBODY_INLINE __m128i load_sixteen(const uint8_t* p, int64_t next) {
+    return _mm_unpacklo_epi64(load_eight(p), load_eight(p + next));
   }
 };
 

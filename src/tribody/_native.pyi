@@ -1,5 +1,7 @@
+from collections.abc import Sequence
 from typing import Annotated
 
+import numpy
 from numpy.typing import NDArray
 
 import tribody.core.config
@@ -15,13 +17,27 @@ class Matrix:
     @property
     def num_bytes(self) -> int: ...
 
+    @property
+    def buffer(self) -> NDArray[numpy.uint8]: ...
+
 def pack(weights: Annotated[NDArray, dict(device='cpu', writable=False)], weight_format: str) -> Matrix: ...
 
 def empty_stack(shape: tuple[int, int, int], weight_format: str) -> Matrix: ...
 
 def pack_into(stack: Matrix, expert: int, weights: Annotated[NDArray, dict(device='cpu', writable=False)]) -> None: ...
 
+def matrix_over(weight_format: str, shape: Sequence[int], buffer: Annotated[NDArray, dict(device='cpu', writable=False)]) -> Matrix:
+    """A matrix over packed bytes that stay where they are."""
+
+def matrix_of_copy(weight_format: str, shape: Sequence[int], buffer: Annotated[NDArray, dict(device='cpu', writable=False)]) -> Matrix:
+    """A matrix with a copy of packed bytes."""
+
 def embed(table: Matrix, token_ids: Annotated[NDArray, dict(device='cpu', writable=False)], out: Annotated[NDArray, dict(device='cpu')]) -> None: ...
+
+def format_sizes() -> list[tuple[str, int, int, int, int, bool]]:
+    """
+    (name, panel_rows, tile_columns, tile_bytes, header_bytes, takes_a8) of each format.
+    """
 
 def rms_norm(x: Annotated[NDArray, dict(device='cpu', writable=False)], weight: Annotated[NDArray, dict(device='cpu', writable=False)], eps: float, out: Annotated[NDArray, dict(device='cpu')]) -> None: ...
 
@@ -57,14 +73,6 @@ def memory_bandwidth(seconds: float) -> float:
     """
     Bytes per second that all threads read from a 160 MB buffer, best pass.
     """
-
-W8G32_TILE_BYTES: int = 272
-
-PANEL_ROWS_W8: int = 8
-
-PANEL_ROWS_FLOAT: int = 16
-
-GROUP_SIZE: int = 32
 
 def rope_store(qkv: Annotated[NDArray, dict(device='cpu')], heads: tuple[int, int, int], cos_sin: tuple[Annotated[NDArray, dict(device='cpu', writable=False)], Annotated[NDArray, dict(device='cpu', writable=False)]], qk_norm: tuple[Annotated[NDArray, dict(device='cpu', writable=False)], Annotated[NDArray, dict(device='cpu', writable=False)], float] | None, slots: Annotated[NDArray, dict(device='cpu', writable=False)], pages: tuple[Annotated[NDArray, dict(device='cpu')], Annotated[NDArray, dict(device='cpu')]]) -> None: ...
 

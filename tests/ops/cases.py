@@ -1,7 +1,7 @@
 """The table of cases for weights and products, and the one place where their tolerance is computed.
 
-Sizes are chosen for their remainders: K against groups of 32 and lanes of 8, N against panels of 8
-and 16, T against row tiles of 4 and 8 and row chunks of 64.
+Sizes are chosen for their remainders: K against groups of 32, tiles of 128 and lanes of 8, N
+against panels of 8 and 16, T against row tiles of 4 and 8 and row chunks of 64.
 """
 
 from __future__ import annotations
@@ -15,10 +15,12 @@ from numpy.typing import NDArray
 from tribody.core.config import WeightFormat
 from tribody.ops.reference import ReferenceMatrix, matmul, silu
 from tribody.ops.table import F32
+from tribody.precision import formats
 
 F64 = NDArray[np.float64]
 EPS = float(np.finfo(np.float32).eps)
-FORMATS: tuple[WeightFormat, ...] = ("float32", "bfloat16", "float16", "w8g32")
+FORMATS: tuple[WeightFormat, ...] = tuple(formats.FORMATS)
+A8_FORMATS = tuple(f for f in FORMATS if formats.FORMATS[f].takes_a8)
 ROWS = (0, 1, 3, 9, 130)
 
 Content = Literal["normal", "outliers", "extremes", "zeros"]
@@ -61,7 +63,8 @@ def draw(rng: np.random.Generator, shape: tuple[int, ...], content: Content = "n
     if content == "zeros":
         return np.zeros(shape, np.float32)
     if content == "extremes":
-        # Every byte becomes +127 or -127: the largest sums that int8 arithmetic must hold.
+        # Every activation byte becomes +127 or -127, every weight the largest of its format or its
+        # opposite; test_saturation.py takes the codes themselves to their ends.
         return np.where(rng.random(shape) < 0.9, 1, -1).astype(np.float32)
     values = rng.standard_normal(shape, dtype=np.float32)
     if content == "outliers":
@@ -86,7 +89,7 @@ def tolerance(
     Rounding: a sum of K terms in any order is off by about eps sqrt(K) times the norm of its terms
     (random signs; the worst case is eps K); |x| |w| bounds that norm, and 4 covers both sides
     and the tail.  `input_error`: how far each x may itself be off, which shifts the result by
-    sqrt(K) times as much, times |w|.  With w8g32 a shifted input may also fall on the other side of
+    sqrt(K) times as much, times |w|.  With A8 a shifted input may also fall on the other side of
     a rounding edge: of K inputs about 2 K input_error / step do (the share of values that lie so
     near to an edge), and each moves by one step; two are allowed in any case.
     """
@@ -96,7 +99,7 @@ def tolerance(
     w_norms = np.linalg.norm(values, axis=-1)
     bound = 4 * EPS * np.sqrt(length) * np.outer(np.linalg.norm(wide, axis=-1), w_norms)
     bound = bound + 4 * input_error * w_norms
-    if matrix.format == "w8g32" and input_error:
+    if formats.FORMATS[matrix.format].takes_a8 and input_error:
         steps = np.abs(wide).max(axis=-1, initial=0) / 127 + np.finfo(np.float32).tiny
         flips = 2 + 4 * length * input_error / steps
         bound = bound + np.outer(flips * steps, np.abs(values).max(axis=-1, initial=0))

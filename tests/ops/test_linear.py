@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from tests.ops.cases import (
+    A8_FORMATS,
     FORMATS,
     PRODUCTS,
     Product,
@@ -51,20 +52,6 @@ def test_against_the_reference(isa: str, case: Product, weight_format: WeightFor
         assert np.isnan(out.base).sum() == out.base.size - out.size  # nothing beside the rows
 
 
-def test_integer_products_are_exact(isa: str) -> None:
-    """All bytes at +-127 over 1536 columns: no step may saturate.
-
-    Scales are 1 here, and every sum fits into float32, so the result is exact.
-    """
-    rng = np.random.default_rng(4)
-    for share in (0.0, 0.5, 1.0):
-        x = np.where(rng.random((9, 576)) < share, 127, -127).astype(np.float32)
-        weights = np.where(rng.random((24, 576)) < 0.5, 127, -127).astype(np.float32)
-        weights[0], weights[1] = 127, -127
-        expected = x.astype(np.int64) @ weights.T.astype(np.int64)
-        np.testing.assert_array_equal(product(x, NATIVE.pack(weights, "w8g32")), expected)
-
-
 @pytest.mark.parametrize("weight_format", FORMATS)
 @pytest.mark.parametrize("columns", [576, 33])
 def test_rows_do_not_depend_on_their_batch(
@@ -98,11 +85,12 @@ def test_instruction_sets_agree_to_the_bit(weight_format: WeightFormat) -> None:
         np.testing.assert_array_equal(result, results[0])
 
 
-def test_matrices_outlive_a_change_of_instruction_set() -> None:
+@pytest.mark.parametrize("weight_format", FORMATS)
+def test_matrices_outlive_a_change_of_instruction_set(weight_format: WeightFormat) -> None:
     """The packed layout is one for all levels."""
     rng = np.random.default_rng(7)
     x, before, results = draw(rng, (3, 96)), _native.current_isa(), []
-    weights = NATIVE.pack(draw(rng, (20, 96)), "w8g32")
+    weights = NATIVE.pack(draw(rng, (20, 96)), weight_format)
     for level in _native.isa_levels():
         _native.set_isa(level)
         results.append(product(x, weights))
@@ -147,16 +135,19 @@ def test_what_is_not_finite_stays_in_its_row(
     np.testing.assert_array_equal(out[others], clean[others])
 
 
+@pytest.mark.parametrize("weight_format", A8_FORMATS)
 @pytest.mark.parametrize("magnitude", [1e-45, 1e-38, 1e-36, 1e-30, 1e30, 3e38])
-def test_activations_of_any_magnitude(isa: str, magnitude: float) -> None:
+def test_activations_of_any_magnitude(
+    isa: str, magnitude: float, weight_format: WeightFormat
+) -> None:
     """The A8 scale of tiny and huge groups: zeros or the reference's codes, never garbage."""
     x = np.linspace(-1, 1, 64, dtype=np.float32)[None] * np.float32(magnitude)
     weights = np.full((8, 64), 1 / 64, np.float32)
     expected = np.empty((1, 8), np.float32)
-    encoded = REFERENCE.pack(weights, "w8g32")
+    encoded = REFERENCE.pack(weights, weight_format)
     assert isinstance(encoded, reference.ReferenceMatrix)
     REFERENCE.linear(x, encoded, None, None, expected)
-    assert_close(product(x, NATIVE.pack(weights, "w8g32")), expected, tolerance(x, encoded))
+    assert_close(product(x, NATIVE.pack(weights, weight_format)), expected, tolerance(x, encoded))
 
 
 @pytest.mark.parametrize("problem", ["columns", "rows", "bias", "dtype", "axes", "order"])

@@ -19,6 +19,17 @@ NATIVE, REFERENCE = native.OPS, reference.OPS
 Pair = tuple[ReferenceMatrix, ReferenceMatrix]
 SIZES = [(64, 96), (576, 64), (33, 17), (40, 40), (1, 1)]  # (H, I)
 
+# Formats of gate_up and down that differ: A8 to A8 of other codes, A8 to floats, floats to A8.
+MIXED: list[tuple[WeightFormat, WeightFormat]] = [
+    ("w4m32", "w6g32"),
+    ("w6g32", "w8g32"),
+    ("w5m32", "fp8b"),
+    ("fp8b", "w4m32"),
+    ("fp4g32", "float32"),
+    ("float16", "w5m32"),
+]
+SAME: list[tuple[WeightFormat, WeightFormat]] = [(f, f) for f in FORMATS]
+
 
 def weight(rng: np.random.Generator, shape: tuple[int, ...]) -> F32:
     """Scaled as trained weights are, so that every stage has values of about one."""
@@ -47,11 +58,11 @@ def hidden_of(x: F32, gate_up: Matrix) -> F32:
     return result
 
 
-@pytest.mark.parametrize("weight_format", FORMATS)
+@pytest.mark.parametrize("formats", SAME + MIXED, ids="-".join)
 @pytest.mark.parametrize("rows", [0, 1, 3, 9, 70])
 @pytest.mark.parametrize("size", SIZES)
 def test_mlp_against_its_parts_and_the_reference(
-    isa: str, size: tuple[int, int], rows: int, weight_format: WeightFormat
+    isa: str, size: tuple[int, int], rows: int, formats: tuple[WeightFormat, WeightFormat]
 ) -> None:
     """Bit-identical to norm, linear, silu, linear; the reference continues from the same norm."""
     rng = np.random.default_rng(1)
@@ -59,13 +70,13 @@ def test_mlp_against_its_parts_and_the_reference(
     x = rows_of(draw(rng, (rows, width)), strided=True)
     norm = 1 + weight(rng, (width,))
     gate_up, down = weight(rng, (2 * inner, width)), weight(rng, (width, inner))
-    packed = NATIVE.pack(gate_up, weight_format), NATIVE.pack(down, weight_format)
+    packed = NATIVE.pack(gate_up, formats[0]), NATIVE.pack(down, formats[1])
     out = rows_of(x.copy(), strided=True)
     NATIVE.norm_mlp(out, norm, 1e-5, *packed)
     normalized = np.empty(x.shape, np.float32)
     NATIVE.rms_norm(x, norm, 1e-5, normalized)
     np.testing.assert_array_equal(out, product(hidden_of(normalized, packed[0]), packed[1], x))
-    pair = encode(gate_up, weight_format), encode(down, weight_format)
+    pair = encode(gate_up, formats[0]), encode(down, formats[1])
     expected = x + mlp(normalized, *pair)
     assert_close(out, expected, mlp_tolerance(normalized, pair) + np.spacing(np.abs(expected)))
 
@@ -117,6 +128,20 @@ def test_levels_agree_to_the_bit(weight_format: WeightFormat) -> None:
         np.testing.assert_array_equal(result, results[0])
 
 
+Formats = tuple[WeightFormat, WeightFormat, WeightFormat, WeightFormat]
+# Of routed gate_up and down, shared gate_up and down.
+
+W8: Formats = ("w8g32", "w8g32", "w8g32", "w8g32")
+MOE_FORMATS: list[Formats] = [
+    *((f, f, f, f) for f in FORMATS),
+    ("w8g32", "w8g32", "float32", "float32"),
+    ("w4m32", "w6g32", "w8g32", "w8g32"),
+    ("w4m32", "fp8b", "fp8b", "w5m32"),
+    ("fp4g32", "fp4g32", "bfloat16", "w8g32"),
+    ("fp8b", "w4m32", "w4m32", "float16"),
+]
+
+
 @dataclass(frozen=True)
 class Experts:
     """A random mixture: matrices as float32, and who goes where."""
@@ -127,12 +152,10 @@ class Experts:
     routed: tuple[F32, F32]
     shared: tuple[F32, F32]
 
-    def packed(
-        self, weight_format: WeightFormat, shared_format: WeightFormat
-    ) -> tuple[tuple[Matrix, Matrix], tuple[Matrix, Matrix]]:
-        routed = tuple(NATIVE.pack(m, weight_format) for m in self.routed)
-        shared = tuple(NATIVE.pack(m, shared_format) for m in self.shared)
-        return (routed[0], routed[1]), (shared[0], shared[1])
+    def packed(self, formats: Formats) -> tuple[tuple[Matrix, Matrix], tuple[Matrix, Matrix]]:
+        matrices = (*self.routed, *self.shared)
+        a, b, c, d = (NATIVE.pack(m, f) for m, f in zip(matrices, formats, strict=True))
+        return (a, b), (c, d)
 
 
 def draw_experts(rows: int, inner: int, num_experts: int = 7, top_k: int = 3) -> Experts:
@@ -160,14 +183,16 @@ def moe_tolerance(case: Experts, routed: Pair, shared: Pair) -> F64:
     return total
 
 
-def moe_of_parts(case: Experts, formats: tuple[WeightFormat, WeightFormat]) -> tuple[F64, F64]:
+def moe_of_parts(case: Experts, formats: Formats) -> tuple[F64, F64]:
     """What moe adds to out, from linear and silu alone, and the sum of magnitudes."""
-    gate_ups, downs = ([NATIVE.pack(w, formats[0]) for w in m] for m in case.routed)
+    gate_ups, downs = (
+        [NATIVE.pack(w, f) for w in m] for m, f in zip(case.routed, formats[:2], strict=True)
+    )
     outputs = [
         product(hidden_of(case.x, gate_up), down)
         for gate_up, down in zip(gate_ups, downs, strict=True)
     ]
-    first, second = (NATIVE.pack(m, formats[1]) for m in case.shared)
+    first, second = (NATIVE.pack(m, f) for m, f in zip(case.shared, formats[2:], strict=True))
     total = product(hidden_of(case.x, first), second).astype(np.float64)
     magnitude = np.abs(total)
     for k in range(case.chosen.shape[1]):
@@ -177,20 +202,20 @@ def moe_of_parts(case: Experts, formats: tuple[WeightFormat, WeightFormat]) -> t
     return total, magnitude
 
 
-@pytest.mark.parametrize("formats", [(f, f) for f in FORMATS] + [("w8g32", "float32")])
+@pytest.mark.parametrize("formats", MOE_FORMATS, ids="-".join)
 @pytest.mark.parametrize("inner", [32, 20])
 @pytest.mark.parametrize("rows", [1, 3, 9, 40])
 def test_moe_against_its_parts_and_the_reference(
-    isa: str, rows: int, inner: int, formats: tuple[WeightFormat, WeightFormat]
+    isa: str, rows: int, inner: int, formats: Formats
 ) -> None:
     case = draw_experts(rows, inner)
     start = draw(np.random.default_rng(5), case.x.shape)
     expected, out = start.copy(), rows_of(start.copy(), strided=True)
-    NATIVE.moe(case.x, case.chosen, case.weights, *case.packed(*formats), out)
+    NATIVE.moe(case.x, case.chosen, case.weights, *case.packed(formats), out)
     total, magnitude = moe_of_parts(case, formats)
     assert_close(out, start + total, EPS * (5 * magnitude + np.abs(start)))  # five additions
-    routed = encode(case.routed[0], formats[0]), encode(case.routed[1], formats[0])
-    shared = encode(case.shared[0], formats[1]), encode(case.shared[1], formats[1])
+    routed = encode(case.routed[0], formats[0]), encode(case.routed[1], formats[1])
+    shared = encode(case.shared[0], formats[2]), encode(case.shared[1], formats[3])
     REFERENCE.moe(case.x, case.chosen, case.weights, routed, shared, expected)
     assert_close(out, expected, moe_tolerance(case, routed, shared) + EPS * (10 + np.abs(expected)))
 
@@ -198,7 +223,7 @@ def test_moe_against_its_parts_and_the_reference(
 def test_moe_of_no_rows(isa: str) -> None:
     case = draw_experts(0, 32)
     out = np.empty((0, 48), np.float32)
-    NATIVE.moe(case.x, case.chosen, case.weights, *case.packed("w8g32", "w8g32"), out)
+    NATIVE.moe(case.x, case.chosen, case.weights, *case.packed(W8), out)
 
 
 def test_moe_without_shared_expert_and_with_one_expert_for_all(isa: str) -> None:
@@ -207,7 +232,7 @@ def test_moe_without_shared_expert_and_with_one_expert_for_all(isa: str) -> None
     chosen = np.full((70, 1), 2, np.int32)
     ones = np.ones((70, 1), np.float32)
     out = np.zeros_like(case.x)
-    routed, _ = case.packed("w8g32", "w8g32")
+    routed, _ = case.packed(W8)
     NATIVE.moe(case.x, chosen, ones, routed, None, out)
     gate_up, down = (NATIVE.pack(m[2], "w8g32") for m in case.routed)
     np.testing.assert_array_equal(out, product(hidden_of(case.x, gate_up), down))
@@ -216,7 +241,7 @@ def test_moe_without_shared_expert_and_with_one_expert_for_all(isa: str) -> None
 @pytest.mark.parametrize("weight_format", FORMATS)
 def test_moe_rows_do_not_depend_on_their_batch(isa: str, weight_format: WeightFormat) -> None:
     case = draw_experts(40, 32)
-    routed, shared = case.packed(weight_format, weight_format)
+    routed, shared = case.packed((weight_format,) * 4)
     together = np.zeros_like(case.x)
     NATIVE.moe(case.x, case.chosen, case.weights, routed, shared, together)
     for first, count in [(0, 1), (39, 1), (7, 2), (3, 9)]:
@@ -230,7 +255,7 @@ def test_moe_rows_do_not_depend_on_their_batch(isa: str, weight_format: WeightFo
 def test_experts_out_of_range_are_refused(expert: int) -> None:
     case = draw_experts(2, 32)
     case.chosen[1, 1] = expert
-    routed, shared = case.packed("float32", "float32")
+    routed, shared = case.packed(W8)
     with pytest.raises(ShapeError, match=str(expert)):
         NATIVE.moe(case.x, case.chosen, case.weights, routed, shared, np.zeros_like(case.x))
 

@@ -13,7 +13,9 @@ import numpy as np
 from tribody import _native
 from tribody.core.config import WeightFormat
 from tribody.core.errors import ShapeError
-from tribody.ops.table import F32, I32, I64, AttentionBatch, Matrix, Pages, RouterSpec
+from tribody.ops.table import F32, I32, I64, U8, AttentionBatch, Matrix, Pages, RouterSpec
+from tribody.precision import layout
+from tribody.precision.codes import Parts, check_parts
 
 
 def _own(matrix: Matrix) -> _native.Matrix:
@@ -39,6 +41,19 @@ class NativeOps:
         if count != shape[0]:
             raise ShapeError(f"pack_stack: {count} matrices, expected {shape[0]}")
         return stack
+
+    def pack_codes(
+        self, weight_format: WeightFormat, parts: Parts, shape: tuple[int, ...]
+    ) -> Matrix:
+        check_parts(weight_format, parts, shape)
+        packed = layout.to_bytes(weight_format, parts, shape)
+        return _native.matrix_of_copy(weight_format, shape, packed)
+
+    def unpack(self, matrix: Matrix) -> Parts:
+        return layout.from_bytes(matrix.format, matrix.buffer, matrix.shape)
+
+    def from_bytes(self, weight_format: WeightFormat, shape: tuple[int, ...], buffer: U8) -> Matrix:
+        return _native.matrix_over(weight_format, shape, buffer)
 
     def embed(self, table: Matrix, token_ids: I32, out: F32) -> None:
         _native.embed(_own(table), token_ids, out)

@@ -13,16 +13,23 @@ import numpy as np
 
 from tribody.core.config import PAGE_SIZE, WeightFormat
 from tribody.core.errors import ShapeError
-from tribody.ops.table import F32, I32, I64, AttentionBatch, Matrix, Ops, Pages, RouterSpec
-from tribody.precision import quantize
+from tribody.ops.table import F32, I32, I64, U8, AttentionBatch, Matrix, Ops, Pages, RouterSpec
+from tribody.precision import codes, layout, quantize
+from tribody.precision.codes import Parts
+from tribody.precision.formats import FORMATS
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class ReferenceMatrix:
-    """A weight as the values that its format can hold, in float32."""
+    """A weight as its codes, and the values that they stand for, in float32."""
 
     values: F32
     format: WeightFormat
+    parts: Parts
+
+    @classmethod
+    def of(cls, weight_format: WeightFormat, parts: Parts, columns: int) -> ReferenceMatrix:
+        return cls(codes.decode(weight_format, parts, columns), weight_format, parts)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -31,6 +38,12 @@ class ReferenceMatrix:
     @property
     def num_bytes(self) -> int:
         return self.values.nbytes
+
+    @property
+    def buffer(self) -> U8:
+        packed = layout.to_bytes(self.format, self.parts, self.shape)
+        packed.setflags(write=False)
+        return packed
 
 
 def silu(x: F32) -> F32:
@@ -53,14 +66,13 @@ def normalize(x: F32, weight: F32, eps: float) -> F32:
 
 
 def matmul(x: F32, matrix: ReferenceMatrix, expert: int | None = None) -> F32:
-    """x (T, K) @ W.T.  W8G32 weights meet int8 activations (A8), exactly as on the machine."""
+    """x (T, K) @ W.T.  Integer weights meet int8 activations (A8), exactly as on the machine."""
     weights = matrix.values if expert is None else matrix.values[expert]
     if x.shape[-1] != weights.shape[-1]:
         raise ShapeError(f"linear: x has {x.shape[-1]} columns, weights have {weights.shape[-1]}")
-    if matrix.format == "w8g32":
-        codes, scales = quantize.quantize_a8(np.ascontiguousarray(x))
-        decoded = codes.astype(np.float32) * scales[..., None]  # (T, G, 32)
-        x = decoded.reshape(len(x), codes.shape[1] * codes.shape[2])[:, : weights.shape[-1]]
+    if FORMATS[matrix.format].takes_a8:
+        a8, scales = quantize.quantize_a8(np.ascontiguousarray(x))
+        x = quantize.out_of_groups(a8.astype(np.float32) * scales[..., None], x.shape[-1])
     result: F32 = x @ weights.T
     return result
 
@@ -107,24 +119,33 @@ class ReferenceOps:
     name = "reference"
 
     def pack(self, weights: F32, weight_format: WeightFormat) -> ReferenceMatrix:
-        if weight_format == "w8g32":
-            codes, scales = quantize.quantize_w8g32(weights)
-            values = quantize.dequantize_w8g32(codes, scales, weights.shape[-1])
-        elif weight_format == "bfloat16":
-            values = quantize.from_bfloat16_bits(quantize.to_bfloat16_bits(weights))
-        elif weight_format == "float16":
-            values = weights.astype(np.float16).astype(np.float32)
-        else:
-            values = np.array(weights, np.float32)
-        return ReferenceMatrix(np.ascontiguousarray(values), weight_format)
+        parts = codes.encode(weights, weight_format)
+        return ReferenceMatrix.of(weight_format, parts, weights.shape[-1])
 
     def pack_stack(
         self, weights: Iterable[F32], shape: tuple[int, int, int], weight_format: WeightFormat
     ) -> ReferenceMatrix:
-        packed = np.stack([self.pack(matrix, weight_format).values for matrix in weights])
-        if packed.shape != shape:
-            raise ShapeError(f"pack_stack: the matrices make {packed.shape}, not {shape}")
-        return ReferenceMatrix(packed, weight_format)
+        whole = np.stack([np.asarray(matrix) for matrix in weights])
+        if whole.shape != shape:
+            raise ShapeError(f"pack_stack: the matrices make {whole.shape}, not {shape}")
+        return self.pack(whole, weight_format)
+
+    def pack_codes(
+        self, weight_format: WeightFormat, parts: Parts, shape: tuple[int, ...]
+    ) -> ReferenceMatrix:
+        codes.check_parts(weight_format, parts, shape)
+        own = tuple(np.array(part) for part in parts)
+        return ReferenceMatrix.of(weight_format, own, shape[-1])
+
+    def unpack(self, matrix: Matrix) -> Parts:
+        return tuple(np.array(part) for part in _own(matrix).parts)
+
+    def from_bytes(
+        self, weight_format: WeightFormat, shape: tuple[int, ...], buffer: U8
+    ) -> ReferenceMatrix:
+        layout.check_buffer(weight_format, shape, buffer)
+        parts = layout.from_bytes(weight_format, buffer, shape)
+        return ReferenceMatrix.of(weight_format, parts, shape[-1])
 
     def embed(self, table: Matrix, token_ids: I32, out: F32) -> None:
         out[:] = _own(table).values[token_ids]

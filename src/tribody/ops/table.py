@@ -20,10 +20,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tribody.core.config import WeightFormat
+from tribody.precision.codes import Parts
 
 F32 = NDArray[np.float32]
 I32 = NDArray[np.int32]
 I64 = NDArray[np.int64]
+U8 = NDArray[np.uint8]
 Pages = NDArray[np.float32] | NDArray[np.float16]
 
 
@@ -36,6 +38,10 @@ class Matrix(Protocol):
     def format(self) -> WeightFormat: ...
     @property
     def num_bytes(self) -> int: ...
+    @property
+    def buffer(self) -> U8:
+        """The packed bytes (precision.layout): a read-only view that keeps the matrix alive."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +88,30 @@ class Ops(Protocol):
         """Encode E matrices (N, K), taken one at a time, as one stack of shape (E, N, K).
 
         Only one of them need be in memory as float32: a layer of DeepSeek-V3's experts is 30 GB.
+        """
+        ...
+
+    def pack_codes(
+        self, weight_format: WeightFormat, parts: Parts, shape: tuple[int, ...]
+    ) -> Matrix:
+        """A matrix (N, K), or a stack (E, N, K), of codes that are chosen already, bit for bit.
+
+        For checkpoints that come in codes, and for quantizers that search (precision.search).
+        Parts are those of the format in `precision.codes`.
+        Raises: ShapeError for parts that do not fit; BadModel for codes that the format refuses.
+        """
+        ...
+
+    def unpack(self, matrix: Matrix) -> Parts:
+        """The codes of a matrix: fresh arrays, what `pack_codes` would take."""
+        ...
+
+    def from_bytes(self, weight_format: WeightFormat, shape: tuple[int, ...], buffer: U8) -> Matrix:
+        """A matrix over bytes that are packed already, such as a part of a mapped file.
+
+        Nothing is copied: the matrix keeps `buffer`, whose bytes must not change.
+        Raises: ShapeError unless `buffer` is one-dimensional, contiguous, of exactly `matrix_bytes`
+        and aligned to 64 bytes.
         """
         ...
 

@@ -1,0 +1,167 @@
+// Products of float weights with float32 activations: float32, bfloat16, float16 and fp8b.
+//
+// One fma per column and element, in the order of K.  fp8b sums each 128 columns by themselves and
+// adds them with one fma, times their scale.
+#include "linear_tile.h"
+
+namespace tribody::TRIBODY_ISA {
+namespace {
+
+// One column of sixteen rows; of fp8b, its values times 2^-8.
+template <WeightFormat F>
+TRIBODY_INLINE F32x16 load_weights(const uint8_t* p) {
+  if constexpr (F == WeightFormat::fp8b) return F32x16::load_e4m3(p);
+  if constexpr (F == WeightFormat::float32) return F32x16::load(reinterpret_cast<const float*>(p));
+  const auto* bits = reinterpret_cast<const uint16_t*>(p);
+  if constexpr (F == WeightFormat::bfloat16) return F32x16::load_bfloat16(bits);
+  return F32x16::load_half(bits);
+}
+
+TRIBODY_INLINE void store_sixteen(F32x16 sums, const Output& out, int64_t row, int64_t n,
+                                  int64_t valid) {
+  float lanes[16];
+  sums.store(lanes);
+  store_eight(F32x8::load(lanes), out, row, n, valid);
+  store_eight(F32x8::load(lanes + 8), out, row, n + 8, valid - 8);
+}
+
+// Bytes of one column of a panel.
+constexpr int64_t column_bytes(WeightFormat format) {
+  return format == WeightFormat::fp8b ? kPanelRowsFloat : layout_of(format).tile_bytes;
+}
+
+// sums += columns [0, count) of P panels times M rows.  M * P chains hide the latency of fma (4
+// cycles at two per cycle: eight registers of sums).
+template <WeightFormat F, int M, int P>
+TRIBODY_INLINE void add_columns(const uint8_t* panel, int64_t panel_stride,
+                                const float* const (&values)[M], int64_t count, bool is_first,
+                                F32x16 (&sums)[M][P]) {
+  constexpr int64_t kStep = column_bytes(F);
+  constexpr int64_t kFetchEvery = F == WeightFormat::fp8b ? 64 / kStep : 1;  // a cache line
+  for (int64_t k = 0; k < count; ++k) {
+    F32x16 weights[P];
+    for (int p = 0; p < P; ++p) {
+      const uint8_t* place = panel + p * panel_stride + k * kStep;
+      if (is_first && k % kFetchEvery == 0) fetch<1>(place + P * panel_stride);
+      weights[p] = load_weights<F>(place);
+    }
+#pragma GCC unroll 8
+    for (int m = 0; m < M; ++m) {
+      const F32x16 value = F32x16::broadcast(values[m][k]);
+#pragma GCC unroll 4
+      for (int p = 0; p < P; ++p) sums[m][p] = fma(weights[p], value, sums[m][p]);
+    }
+  }
+}
+
+template <int M, int P>
+TRIBODY_INLINE void clear(F32x16 (&sums)[M][P]) {
+  for (int m = 0; m < M; ++m) {
+    for (int p = 0; p < P; ++p) sums[m][p] = F32x16::zero();
+  }
+}
+
+// The same for all columns of fp8b, tile by tile.  The scale takes back the 2^-8 of the codes.
+template <int M, int P>
+TRIBODY_INLINE void add_fp8_tiles(const uint8_t* panel, int64_t panel_stride,
+                                  const float* (&values)[M], int64_t columns, bool is_first,
+                                  F32x16 (&sums)[M][P]) {
+  for (int64_t k = 0; k < columns; k += kFp8Columns, panel += sizeof(Fp8BTile)) {
+    const int64_t left = columns - k;
+    F32x16 part[M][P];
+    clear(part);
+    add_columns<WeightFormat::fp8b, M, P>(panel, panel_stride, values,
+                                          left < kFp8Columns ? left : kFp8Columns, is_first, part);
+    for (int p = 0; p < P; ++p) {
+      const auto* tile = reinterpret_cast<const Fp8BTile*>(panel + p * panel_stride);
+      const F32x16 scale = F32x16::load(tile->scales) * F32x16::broadcast(256.0f);
+      for (int m = 0; m < M; ++m) sums[m][p] = fma(part[m][p], scale, sums[m][p]);
+    }
+    for (int m = 0; m < M; ++m) values[m] += kFp8Columns;
+  }
+}
+
+// M rows by P panels.
+template <WeightFormat F, int M, int P>
+void float_tile(const uint8_t* panel, int64_t panel_stride, const Activations& x, int64_t row,
+                const Output& out, int64_t n, int64_t num_rows, bool is_first) {
+  const float* values[M];
+  for (int m = 0; m < M; ++m) {
+    values[m] = x.values + (x.index == nullptr ? row + m : x.index[row + m]) * x.stride;
+  }
+  F32x16 sums[M][P];
+  clear(sums);
+  if constexpr (F == WeightFormat::fp8b) {
+    add_fp8_tiles<M, P>(panel, panel_stride, values, x.columns, is_first, sums);
+  } else {
+    add_columns<F, M, P>(panel, panel_stride, values, x.columns, is_first, sums);
+  }
+  for (int p = 0; p < P; ++p) {
+    const int64_t column = n + p * kPanelRowsFloat;
+    for (int m = 0; m < M; ++m) store_sixteen(sums[m][p], out, row + m, column, num_rows - column);
+  }
+}
+
+// Registers of sums: eight rows of one 512-bit register, or four rows of two 256-bit ones.
+constexpr int kFloatRows = TRIBODY_AVX512 ? 8 : 4;
+
+template <WeightFormat F, int P>
+TRIBODY_INLINE void float_panels(const Activations& x, const MatrixView& w, const uint8_t* data,
+                                 int64_t n, const Span& span, const Output& out) {
+  const int64_t stride = w.bytes_per_panel();
+  int64_t row = span.first_row;
+  while (row < span.end_row) {
+    const int64_t left = span.end_row - row;
+    const bool is_first = row == span.first_row;
+    if (kFloatRows == 8 && left >= 8 && P == 1) {
+      float_tile<F, 8, 1>(data, stride, x, row, out, n, w.rows, is_first);
+      row += 8;
+    } else if (left >= 4 && P <= 2) {
+      float_tile<F, 4, P <= 2 ? P : 1>(data, stride, x, row, out, n, w.rows, is_first);
+      row += 4;
+    } else if (left >= 2) {
+      float_tile<F, 2, P>(data, stride, x, row, out, n, w.rows, is_first);
+      row += 2;
+    } else {
+      float_tile<F, 1, P>(data, stride, x, row, out, n, w.rows, is_first);
+      row += 1;
+    }
+  }
+}
+
+template <WeightFormat F>
+void multiply_format(const Activations& x, const MatrixView& w, int64_t expert, const Span& span,
+                    const Output& out) {
+  const int64_t count = span.end_row - span.first_row;
+  int64_t panel = span.first_panel;
+  const int64_t together = count <= 2 ? 4 : (kFloatRows == 8 && count < 8) ? 2 : 1;
+  if (together == 4) {
+    for (; panel + 4 <= span.end_panel; panel += 4) {
+      float_panels<F, 4>(x, w, w.panel(expert, panel), panel * kPanelRowsFloat, span, out);
+    }
+  } else if (together == 2) {
+    for (; panel + 2 <= span.end_panel; panel += 2) {
+      float_panels<F, 2>(x, w, w.panel(expert, panel), panel * kPanelRowsFloat, span, out);
+    }
+  }
+  for (; panel < span.end_panel; ++panel) {
+    float_panels<F, 1>(x, w, w.panel(expert, panel), panel * kPanelRowsFloat, span, out);
+  }
+}
+
+}  // namespace
+
+void multiply_float(const Activations& x, const MatrixView& w, int64_t expert, const Span& span,
+                    const Output& out) {
+  switch (w.format) {
+    case WeightFormat::float32:
+      return multiply_format<WeightFormat::float32>(x, w, expert, span, out);
+    case WeightFormat::bfloat16:
+      return multiply_format<WeightFormat::bfloat16>(x, w, expert, span, out);
+    case WeightFormat::float16:
+      return multiply_format<WeightFormat::float16>(x, w, expert, span, out);
+    default: return multiply_format<WeightFormat::fp8b>(x, w, expert, span, out);
+  }
+}
+
+}  // namespace tribody::TRIBODY_ISA

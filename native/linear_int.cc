@@ -1,0 +1,241 @@
+// Products of integer codes with A8 activations: w8g32, w6g32, w5m32, w4m32 and fp4g32.
+//
+// For each group of 32 columns and each row of a panel
+//     result = fma(float(sum of code * x), weight scale * x scale, result)
+//     result = fma(32 * minimum, -x scale * mean of x, result)      where the format has a minimum
+// in the order of K.  The sum is an exact int32, so the bits are the same on every instruction set.
+//
+// vpdpbusd multiplies unsigned by signed bytes and adds in 32 bits: the VNNI levels take every format
+// in its unsigned form.  vpmaddubsw adds each pair of products into 16 bits and saturates.  With
+// codes of at most U and |x| <= 127 a pair is at most 2 * U * 127, and n = 32767 / (2 * U * 127) of
+// them fit together into 16 bits: 8 of w4m32's, 4 of w5m32's and fp4g32's, 2 of w6g32's.  So one
+// vpmaddwd, which widens to 32 bits, serves n steps; this is what AVX2 gains from fewer bits.
+// w8g32 has no room for its unsigned form and moves the weight's sign to x (vpsignb), so that
+// |w| <= 127 is the unsigned side: 2 * 127 * 127 < 2^15.  tests/ops/test_saturation.py holds every
+// format to an int64 oracle at these bounds.
+#include "int_formats.h"
+#include "linear_tile.h"
+
+namespace tribody::TRIBODY_ISA {
+namespace {
+
+// ---- sums of one group ----------------------------------------------------------------------------
+
+// sums of M activation rows with one tile; row m's codes start at x + 32 m.  Every step of the tile
+// is unpacked once for all rows.
+#if TRIBODY_VNNI
+
+template <class F, class P, int M>
+class Sums {
+ public:
+  TRIBODY_INLINE Sums(const typename F::Tile* tile, int64_t next, const int8_t* x,
+                      const A8Scale* scales) {
+#pragma GCC unroll 8
+    for (int m = 0; m < M; ++m) sums_[m] = F::template start<P>(scales[m]);
+#pragma GCC unroll 8
+    for (int s = 0; s < kSteps; ++s) {
+      const auto w = F::template step<P>(tile, next, s);
+#pragma GCC unroll 8
+      for (int m = 0; m < M; ++m) {
+        sums_[m] = P::add_products(sums_[m], w, P::every(load_four(x + kGroup * m + 4 * s)));
+      }
+    }
+  }
+  TRIBODY_INLINE typename P::Int of(int m) const { return sums_[m]; }
+
+ private:
+  typename P::Int sums_[M];
+};
+
+#else
+
+// The tile's bytes stay in registers while rows pass by: a row needs two more, where sums of eight
+// rows at once would need sixteen, half of them in 16 bits.
+template <class F, class P, int M>
+class Sums {
+ public:
+  TRIBODY_INLINE Sums(const typename F::Tile* tile, int64_t next, const int8_t* x,
+                      const A8Scale* scales)
+      : x_(x), scales_(scales) {
+#pragma GCC unroll 8
+    for (int s = 0; s < kSteps; ++s) w_[s] = F::template step<P>(tile, next, s);
+  }
+
+  TRIBODY_INLINE typename P::Int of(int m) const {
+    const int8_t* x = x_ + kGroup * m;
+    typename P::Int sum = F::template start<P>(scales_[m]);
+#if TRIBODY_AVX2
+    constexpr int kTogether = 32767 / (2 * F::kLargest * 127) < kSteps
+                                  ? 32767 / (2 * F::kLargest * 127)
+                                  : kSteps;
+    static_assert(kTogether > 0 && kSteps % kTogether == 0);
+#pragma GCC unroll 8
+    for (int s = 0; s < kSteps; s += kTogether) {
+      __m256i pairs = _mm256_maddubs_epi16(w_[s], P::every(load_four(x + 4 * s)));
+#pragma GCC unroll 8
+      for (int t = s + 1; t < s + kTogether; ++t) {
+        const __m256i more = _mm256_maddubs_epi16(w_[t], P::every(load_four(x + 4 * t)));
+        pairs = _mm256_add_epi16(pairs, more);
+      }
+      sum = _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+    }
+#else
+    for (int s = 0; s < kSteps; ++s) {
+      uint8_t codes[8][4];
+      memcpy(codes, w_[s].v, sizeof codes);
+      for (int r = 0; r < 8; ++r) {
+        for (int i = 0; i < 4; ++i) sum.v[r] += codes[r][i] * x[4 * s + i];
+      }
+    }
+#endif
+    return sum;
+  }
+
+ private:
+  typename P::Bytes w_[kSteps];
+  const int8_t* x_;
+  const A8Scale* scales_;
+};
+
+// w8g32 takes its codes as they are, signed.
+template <class P, int M>
+class Sums<W8, P, M> {
+ public:
+  TRIBODY_INLINE Sums(const W8G32Tile* tile, int64_t, const int8_t* x, const A8Scale*) {
+#if TRIBODY_AVX2
+    const __m256i ones = _mm256_set1_epi16(1);
+    for (int m = 0; m < M; ++m) sums_[m] = _mm256_setzero_si256();
+#pragma GCC unroll 8
+    for (int s = 0; s < kSteps; ++s) {
+      const __m256i w = P::load(tile->codes[s], 0);
+      const __m256i magnitude = _mm256_abs_epi8(w);
+#pragma GCC unroll 8
+      for (int m = 0; m < M; ++m) {
+        const __m256i four = P::every(load_four(x + kGroup * m + 4 * s));
+        const __m256i pairs = _mm256_maddubs_epi16(magnitude, _mm256_sign_epi8(four, w));
+        sums_[m] = _mm256_add_epi32(sums_[m], _mm256_madd_epi16(pairs, ones));
+      }
+    }
+#else
+    for (int m = 0; m < M; ++m) {
+      for (int r = 0; r < 8; ++r) sums_[m].v[r] = 0;
+      for (int s = 0; s < kSteps; ++s) {
+        for (int r = 0; r < 8; ++r) {
+          for (int i = 0; i < 4; ++i) {
+            sums_[m].v[r] += tile->codes[s][r][i] * x[kGroup * m + 4 * s + i];
+          }
+        }
+      }
+    }
+#endif
+  }
+  TRIBODY_INLINE typename P::Int of(int m) const { return sums_[m]; }
+
+ private:
+  typename P::Int sums_[M];
+};
+
+#endif
+
+// ---- tiles ----------------------------------------------------------------------------------------
+
+// What one panel, or two neighbouring ones, gives: rows [8 p, 8 p + 8) of W from column n of out.
+struct PanelTask {
+  const Activations& x;
+  const Output& out;
+  const uint8_t* panel;
+  int64_t next;      // bytes from one panel to the following
+  int64_t n;         // the first output column
+  int64_t num_rows;  // of W: outputs from here on do not exist
+};
+
+// M rows of activations in row tiles of H.  The first row tile of a panel fetches the panels that
+// follow.
+template <class F, class P, int M, int H>
+void int_tile(const PanelTask& task, int64_t row, bool is_first) {
+  using Tile = typename F::Tile;
+  using Float = typename P::Float;
+  const int64_t groups = task.x.groups, next = task.next;
+  const int8_t* codes = task.x.codes + row / H * groups * (H * kGroup);
+  const A8Scale* scales = task.x.scales + row / H * groups * H;
+  const auto* tile = reinterpret_cast<const Tile*>(task.panel + layout_of(F::kFormat).header_bytes);
+  const uint8_t* ahead = task.panel + P::kPanels * next;
+  const typename F::template Scales<P> weigh(task.panel, next);
+  Float results[M];
+  for (int m = 0; m < M; ++m) results[m] = Float::zero();
+  for (int64_t g = 0; g < groups; ++g) {
+    constexpr int64_t kBytes = P::kPanels * static_cast<int64_t>(sizeof(Tile));
+    if (is_first) fetch<kBytes>(ahead + kBytes * g);
+    const Sums<F, P, M> sums(tile, next, codes, scales);
+    const Float weight_scale = weigh.of(tile, next), minima = weigh.minima_of(tile, next);
+#pragma GCC unroll 8
+    for (int m = 0; m < M; ++m) {
+      const Float scale = weight_scale * Float::broadcast(scales[m].scale);
+      results[m] = fma(P::to_float(sums.of(m)), scale, results[m]);
+      if constexpr (F::kHasMinimum) {
+        results[m] = fma(minima, Float::broadcast(scales[m].negative_mean), results[m]);
+      }
+    }
+    ++tile;
+    codes += H * kGroup;
+    scales += H;
+  }
+  for (int p = 0; p < P::kPanels; ++p) {
+    for (int m = 0; m < M; ++m) {
+      const int64_t n = task.n + kPanelRowsInt * p;
+      store_eight(P::part(results[m], p), task.out, row + m, n, task.num_rows - n);
+    }
+  }
+}
+
+template <class F, class P>
+TRIBODY_INLINE void int_rows(const PanelTask& task, int64_t count, int64_t row, bool is_first) {
+  switch (count) {
+    case 1: return int_tile<F, P, 1, 8>(task, row, is_first);
+    case 2: return int_tile<F, P, 2, 8>(task, row, is_first);
+    case 3: return int_tile<F, P, 3, 8>(task, row, is_first);
+    case 4: return int_tile<F, P, 4, 8>(task, row, is_first);
+    case 5: return int_tile<F, P, 5, 8>(task, row, is_first);
+    case 6: return int_tile<F, P, 6, 8>(task, row, is_first);
+    case 7: return int_tile<F, P, 7, 8>(task, row, is_first);
+    default: return int_tile<F, P, 8, 8>(task, row, is_first);
+  }
+}
+
+template <class F, class P>
+TRIBODY_INLINE void int_panels(const Activations& x, const MatrixView& w, int64_t expert,
+                               int64_t panel, const Span& span, const Output& out) {
+  const PanelTask task{x, out, w.panel(expert, panel), w.bytes_per_panel(), panel * kPanelRowsInt,
+                       w.rows};
+  if (x.height == 1) return int_tile<F, P, 1, 1>(task, 0, true);
+  for (int64_t row = span.first_row; row < span.end_row; row += kRowTile) {
+    int_rows<F, P>(task, span.end_row - row, row, row == span.first_row);
+  }
+}
+
+template <class F>
+void multiply_format(const Activations& x, const MatrixView& w, int64_t expert, const Span& span,
+                     const Output& out) {
+  int64_t panel = span.first_panel;
+#if TRIBODY_AVX512
+  for (; panel + 2 <= span.end_panel; panel += 2) {
+    int_panels<F, TwoPanels>(x, w, expert, panel, span, out);
+  }
+#endif
+  for (; panel < span.end_panel; ++panel) int_panels<F, OnePanel>(x, w, expert, panel, span, out);
+}
+
+}  // namespace
+
+void multiply_int(const Activations& x, const MatrixView& w, int64_t expert, const Span& span,
+                  const Output& out) {
+  switch (w.format) {
+    case WeightFormat::w8g32: return multiply_format<W8>(x, w, expert, span, out);
+    case WeightFormat::w6g32: return multiply_format<W6>(x, w, expert, span, out);
+    case WeightFormat::w5m32: return multiply_format<W5>(x, w, expert, span, out);
+    case WeightFormat::w4m32: return multiply_format<W4>(x, w, expert, span, out);
+    default: return multiply_format<Fp4>(x, w, expert, span, out);
+  }
+}
+
+}  // namespace tribody::TRIBODY_ISA
