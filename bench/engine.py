@@ -54,6 +54,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     )
     add("--rounds", type=int, default=5, help="after the warm-up")
     add("--quick", action="store_true", help="two short rounds: is it sound?")
+    add("--patience", type=float, default=0, help="seconds to wait for other work, each timing")
     add("--threads", type=int, default=0, help="of every engine (0 = physical cores)")
     add("--isa", choices=_native.isa_levels(), help="tribody's instruction set")
     add("--no-peers", action="store_true", help="tribody alone")
@@ -87,6 +88,7 @@ def settings_of(options: argparse.Namespace) -> Settings:
         threads=options.threads,
         isa=options.isa,
         with_peers=not options.no_peers,
+        patience_seconds=options.patience,
         pythons={
             "llama.cpp": options.llama_python,
             "transformers": options.transformers_python,

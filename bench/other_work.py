@@ -14,6 +14,8 @@ from pathlib import Path
 
 PROC = Path("/proc")
 IDLE_FIELDS = (3, 4)  # of the "cpu" line of /proc/stat: idle and iowait
+DISTURBED_SHARE = 0.1  # of the processors: with more taken by others a timing says little
+QUIET_SECONDS = 1.0
 COUNTED_FIELDS = 8  # user to steal; the guests after it are counted in user
 
 
@@ -55,3 +57,13 @@ class OtherWork:
         own = own_ticks(self._pids, self._proc) - self._own
         ticks = seconds * os.sysconf("SC_CLK_TCK") * (os.cpu_count() or 1)
         return min(1.0, max(0.0, (busy - own) / ticks))
+
+
+def wait_for_quiet(patience_seconds: float, pids: Collection[int]) -> None:
+    """Until a second has passed with little other work, or patience is at its end."""
+    deadline = time.perf_counter() + patience_seconds
+    while time.perf_counter() < deadline:
+        others = OtherWork(pids)
+        time.sleep(QUIET_SECONDS)
+        if others.share() <= DISTURBED_SHARE:
+            return

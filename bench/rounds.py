@@ -17,7 +17,7 @@ import machine
 from cells import TRANSFORMERS_CELLS, Cell, Engine, Pairing
 from measurements import OURS
 from model_files import ModelFiles
-from other_work import OtherWork
+from other_work import DISTURBED_SHARE, OtherWork, wait_for_quiet
 from peer_process import PeerFailed, PeerProcess
 from progress import Progress
 from records import RecordFile, of_kind
@@ -26,8 +26,7 @@ from work import num_weights, work_of
 
 LIMIT_SECONDS = 0.3  # a round and limit: some fifty passes over 143 MB at 25 GB/s
 PAUSE_SECONDS = 0.05  # between two engines: the first one's threads have stopped spinning
-DISTURBED_SHARE = 0.1  # of the processors, taken by others: a timing is then made again
-ATTEMPTS = 3
+ATTEMPTS = 3  # at a timing that other work disturbs
 SLOW_SECONDS = 20.0  # a peer's cell that takes longer than this in round 0 is measured only there
 
 
@@ -39,6 +38,7 @@ class Settings:
     threads: int  # 0 = physical cores
     isa: str | None
     with_peers: bool
+    patience_seconds: float  # before each timing, for other work to end
     pythons: dict[str, Path | None]
 
 
@@ -188,7 +188,8 @@ class Rounds:
         """One timing.  Raises: PeerFailed."""
         engine, cell = job.engine, job.cell
         time.sleep(PAUSE_SECONDS)
-        others = OtherWork([os.getpid(), *(process.pid for process in self._processes.values())])
+        wait_for_quiet(self.settings.patience_seconds, self._pids)
+        others = OtherWork(self._pids)
         answer = self._processes[engine.program, engine.weights].ask(
             "run", cell=asdict(cell), variant=engine.variant, seed=job.round
         )
@@ -197,7 +198,13 @@ class Rounds:
         tokens = cell.batch * steps if cell.kind == "decode" else cell.depth
         return {"tokens": tokens, "seconds": float(str(answer["seconds"])), "other_work": share}
 
+    @property
+    def _pids(self) -> list[int]:
+        """This process and the engines': what is not other work."""
+        return [os.getpid(), *(process.pid for process in self._processes.values())]
+
     def _measure_limits(self, number: int) -> None:
+        wait_for_quiet(self.settings.patience_seconds, self._pids)
         threads = self._threads
         weights = machine.read_bandwidth(self._weight_bytes, threads, LIMIT_SECONDS)
         memory = machine.read_bandwidth(machine.BEYOND_CACHES_BYTES, threads, LIMIT_SECONDS)

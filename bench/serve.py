@@ -32,6 +32,7 @@ import machine
 import model_files
 import report
 from conversations import OUTPUT_TOKENS, question
+from other_work import wait_for_quiet
 from peer_process import PeerFailed
 from progress import Progress
 from records import RecordFile, of_kind
@@ -51,6 +52,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     add("--repeats", type=int, default=3)
     add("--quick", action="store_true", help="one short repeat with two clients: is it sound?")
     add("--dtype", default="w8g32", help="tribody's weight format; auto for a packed file")
+    add("--patience", type=float, default=0, help="seconds to wait for other work, each repeat")
     add("--threads", type=int, default=0, help="of the server (0 = physical cores)")
     add("--llama-python", type=Path, help=argparse.SUPPRESS)  # dsv3-mini is made without it
     add("--out", type=Path, help="the run's folder (default: bench/results/TIME)")
@@ -123,6 +125,7 @@ def measure(
                 clients = [
                     [question(model, draw, output_tokens) for _ in each] for _ in range(count)
                 ]
+                wait_for_quiet(options.patience, [])  # the server is idle
                 run_load(url, [[question(model, draw, output_tokens)]])  # the warm-up
                 file.add("serve", {**place, **run_load(url, clients)})
 

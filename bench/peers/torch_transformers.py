@@ -29,6 +29,7 @@ class Peer:
 
     def load(self, path: str, weights: str, threads: int) -> Record:
         torch.set_num_threads(threads)
+        transformers.logging.disable_progress_bar()
         started = time.perf_counter()
         model = Path(path)
         where = {"gguf_file": model.name} if model.suffix == ".gguf" else {}

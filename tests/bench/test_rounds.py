@@ -73,7 +73,9 @@ def bench(monkeypatch, tmp_path):
 
     def make(count: int) -> RecordFile:
         file = RecordFile(tmp_path)
-        settings = rounds.Settings(count, 0, None, with_peers=True, pythons={})
+        settings = rounds.Settings(
+            count, 0, None, with_peers=True, patience_seconds=0.0, pythons={}
+        )
         cells = [cell for cell in CELLS if cell.name in PAIRING.cells]
         files = ModelFiles("dsv3-mini", tmp_path, tmp_path, None)
         bench = rounds.Rounds(
