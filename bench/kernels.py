@@ -1,13 +1,16 @@
 """Speed of the native products over the shapes of SmolLM2-135M, as JSON lines.
 
-    PYTHONPATH=src python bench/kernels.py [--isa avx2] [--threads 2] [--format w8g32] [--rows 1 8]
+    PYTHONPATH=src python bench/kernels.py [--isa avx2] [--threads 2] [--rows 1 8]
+                                           [--format w8g32 w4m32]
 
 Each shape is measured over as many matrices as the model has layers, so that weights come from
-beyond the core's own caches, as in decoding.  A pass goes over all of them once; the first pass is
-not counted; the median and the spread of the others stand in each line, beside the best one, which
-is what a machine shared with others can still reproduce.  `bandwidth_fraction` sets the rate of
-weight bytes in the best pass against the best read rate of the same threads over a 160 MB buffer,
-measured before and after.
+beyond the core's own caches, as in decoding.  A pass goes over all of them once.  Formats and
+instruction sets take turns, pass by pass, so that what else the machine does meets them all alike;
+the first pass of each is not counted.  The median and the spread stand in each line, beside the
+best pass, which is what a machine shared with others can still reproduce.  `speed_ratio` is the
+median over rounds of the first format's time over this one's, same level, same round.
+`bandwidth_fraction` sets the rate of weight bytes in the best pass against the best read rate of
+the same threads over a 160 MB buffer, measured before and after.
 """
 
 from __future__ import annotations
@@ -93,13 +96,25 @@ def call_of(matrices: Sequence[Matrix], x: F32, norm: F32) -> Callable[[], None]
     return lambda: OPS.norm_linear(x, norm, 1e-5, matrices[0], None, out)
 
 
-def measure(work: Work, seconds: float) -> list[float]:
-    work.seconds()
-    taken = [work.seconds() for _ in range(3)]
-    deadline = time.perf_counter() + seconds
-    while time.perf_counter() < deadline:
-        taken.append(work.seconds())
-    return taken
+Key = tuple[str, WeightFormat]  # instruction set and format
+Passes = dict[Key, list[float]]
+
+
+def measure(works: dict[WeightFormat, Work], isas: Sequence[str], seconds: float) -> Passes:
+    """Seconds of each pass, in rounds over all formats and levels for `seconds` times their number.
+
+    At least four rounds, the first of which is dropped.
+    """
+    keys: list[Key] = [(isa, weight_format) for isa in isas for weight_format in works]
+    taken: Passes = {key: [] for key in keys}
+    deadline = time.perf_counter() + seconds * len(keys)
+    rounds = 0
+    while rounds < 4 or time.perf_counter() < deadline:
+        for isa, weight_format in keys:
+            _native.set_isa(isa)
+            taken[isa, weight_format].append(works[weight_format].seconds())
+        rounds += 1
+    return {key: times[1:] for key, times in taken.items()}
 
 
 def call_nanoseconds() -> float:
@@ -121,8 +136,23 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--format", nargs="*", default=["w8g32"], choices=list(FORMATS))
     parser.add_argument("--rows", nargs="*", type=int, default=[1, 8])
     parser.add_argument("--shape", nargs="*", default=list(SHAPES), choices=list(SHAPES))
-    parser.add_argument("--seconds", type=float, default=1.0, help="of passes for each line")
+    parser.add_argument("--seconds", type=float, default=1.0, help="of passes for each line, about")
     return parser.parse_args()
+
+
+def record_of(work: Work, rows: int, taken: list[float], first: list[float]) -> dict[str, float]:
+    best = min(taken)
+    ratios = [theirs / own for theirs, own in zip(first, taken, strict=True)]
+    return {
+        "rows": rows,
+        "median_ms": round(statistics.median(taken) * 1e3, 3),
+        "best_ms": round(best * 1e3, 3),
+        "worst_ms": round(max(taken) * 1e3, 3),
+        "passes": len(taken),
+        "speed_ratio": round(statistics.median(ratios), 3),
+        "gb_per_s": round(work.weight_bytes / best / 1e9, 2),
+        "gmac_per_s": round(rows * work.macs / best / 1e9, 1),
+    }
 
 
 def main() -> None:
@@ -135,32 +165,25 @@ def main() -> None:
         "call_ns": round(call_nanoseconds()),
     }
     rng = np.random.default_rng(1)
-    for weight_format in options.format:
-        for rows in options.rows:
-            for name in options.shape:
-                work = build(name, rows, weight_format, rng)
-                for isa in options.isa:
-                    _native.set_isa(isa)
-                    before = _native.memory_bandwidth(BANDWIDTH_SECONDS)
-                    taken = measure(work, options.seconds)
-                    bandwidth = max(before, _native.memory_bandwidth(BANDWIDTH_SECONDS))
-                    best = min(taken)
-                    record = {
-                        **where,
-                        "isa": isa,
-                        "format": weight_format,
-                        "shape": name,
-                        "rows": rows,
-                        "median_ms": round(statistics.median(taken) * 1e3, 3),
-                        "best_ms": round(best * 1e3, 3),
-                        "worst_ms": round(max(taken) * 1e3, 3),
-                        "passes": len(taken),
-                        "gb_per_s": round(work.weight_bytes / best / 1e9, 2),
-                        "gmac_per_s": round(rows * work.macs / best / 1e9, 1),
-                        "bandwidth_gb_per_s": round(bandwidth / 1e9, 2),
-                        "bandwidth_fraction": round(work.weight_bytes / best / bandwidth, 3),
-                    }
-                    print(json.dumps(record), flush=True)
+    for rows in options.rows:
+        for name in options.shape:
+            works = {f: build(name, rows, f, rng) for f in options.format}
+            before = _native.memory_bandwidth(BANDWIDTH_SECONDS)
+            taken = measure(works, options.isa, options.seconds)
+            bandwidth = max(before, _native.memory_bandwidth(BANDWIDTH_SECONDS))
+            for (isa, weight_format), times in taken.items():
+                work = works[weight_format]
+                first = taken[isa, options.format[0]]
+                record = {
+                    **where,
+                    "isa": isa,
+                    "format": weight_format,
+                    "shape": name,
+                    **record_of(work, rows, times, first),
+                    "bandwidth_gb_per_s": round(bandwidth / 1e9, 2),
+                    "bandwidth_fraction": round(work.weight_bytes / min(times) / bandwidth, 3),
+                }
+                print(json.dumps(record), flush=True)
 
 
 if __name__ == "__main__":
