@@ -35,7 +35,7 @@ def path(tmp_path: Path) -> Path:
 
 def test_what_was_written_is_mapped_at_aligned_places(path: Path) -> None:
     packed = PackedFile(path)
-    assert list(packed.keys()) == ["a", "b", "c", "norm"]
+    assert list(packed) == ["a", "b", "c", "norm"]
     assert packed.metadata["made_by"] == "a test"
     for expected in items():
         found = packed.item(expected.key)
@@ -63,7 +63,7 @@ def test_a_view_outlives_the_file_object_and_the_name(path: Path) -> None:
 
 def test_writing_replaces_and_leaves_nothing_else(path: Path) -> None:
     write_packed(path, items()[:1], {})
-    assert list(PackedFile(path).keys()) == ["a"]
+    assert list(PackedFile(path)) == ["a"]
     assert list(path.parent.iterdir()) == [path]
 
 

@@ -206,6 +206,41 @@ def pull(
 
 
 @app.command()
+def quantize(
+    model: Annotated[str, typer.Argument(help="Model name, folder or .gguf file.")],
+    out: Annotated[Path, typer.Option(help="The packed model, NAME.tribody; NAME.html beside it.")],
+    budget: Annotated[
+        str | None, typer.Option(help="Least share of the next tokens' probability, such as 99.5%.")
+    ] = None,
+    bits: Annotated[
+        float | None, typer.Option(help="Most bits per weight, such as 4.6, in place of a budget.")
+    ] = None,
+    text: Annotated[
+        Path | None, typer.Option(help="Text to calibrate and verify on (default: fixed prose).")
+    ] = None,
+    tokens: Annotated[
+        int, typer.Option(min=64, max=1_000_000, help="Tokens that formats are chosen by.")
+    ] = 1024,
+    threads: Threads = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the manifest as JSON.")] = False,
+) -> None:
+    """Choose the cheapest formats that keep a model's accuracy inside a budget."""
+    from tribody.cli import quantize as command
+    from tribody.cli.engine_options import EngineOptions
+
+    options = command.QuantizeOptions(
+        model=model,
+        out=out,
+        budget=budget,
+        bits=bits,
+        text=text,
+        tokens=tokens,
+        as_json=as_json,
+    )
+    command.run(options, EngineOptions(threads=threads))
+
+
+@app.command()
 def doctor(
     url: Url = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,

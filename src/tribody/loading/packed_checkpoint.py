@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from tribody.core.errors import BadModel
 from tribody.core.tokenizer_source import TokenizerSource
 from tribody.loading.checkpoint_face import Checkpoint
-from tribody.loading.packed_file import PackedFile, PackedItem, write_packed
+from tribody.loading.packed_file import Item, PackedFile, PackedItem, write_packed
 
 SUFFIX = ".tribody"
 VERSION = "1"  # of the layout of all formats: a file of another one is refused, a cache made anew
@@ -61,7 +61,8 @@ class PackedCheckpoint:
         return item
 
     def names(self) -> Iterable[str]:
-        return ()
+        """Of the tensors that are packed alone; joined ones have no name of their own."""
+        return [f"{key}.weight" for key in self._file if "+" not in key]
 
     def shape(self, name: str) -> tuple[int, ...]:
         raise BadModel(f"{self._file.path}: is packed; {name} cannot be read by itself")
@@ -91,7 +92,7 @@ class PackedCheckpoint:
 def write_checkpoint(
     path: Path,
     source: Checkpoint,
-    weights: Iterable[PackedItem],
+    weights: Iterable[Item],
     manifest: dict[str, object],
 ) -> None:
     """Pack `source`'s description and these weights into one file.  Raises: OSError."""

@@ -12,9 +12,10 @@ from __future__ import annotations
 import json
 import mmap
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,7 +43,20 @@ def _padded(count: int) -> int:
     return -(-count // ALIGNMENT) * ALIGNMENT
 
 
-def write_packed(path: Path, items: Iterable[PackedItem], metadata: Mapping[str, str]) -> None:
+class Item(Protocol):
+    """What can be written: a `PackedItem`, or whatever has its fields."""
+
+    @property
+    def key(self) -> str: ...
+    @property
+    def form(self) -> str: ...
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    @property
+    def data(self) -> U8: ...
+
+
+def write_packed(path: Path, items: Iterable[Item], metadata: Mapping[str, str]) -> None:
     """Write all items, then rename into place; what stood at `path` is replaced at once.
 
     Raises: OSError when the disk is full or the folder cannot be written; nothing stays behind.
@@ -123,8 +137,9 @@ class PackedFile:
     def _bad(self, what: str) -> BadModel:
         return BadModel(f"{self.path}: is not a packed model: {what}; write it again")
 
-    def keys(self) -> Iterable[str]:
-        return self._forms.keys()
+    def __iter__(self) -> Iterator[str]:
+        """The keys of all items, in the order of the file."""
+        return iter(self._forms)
 
     def item(self, key: str) -> PackedItem | None:
         """The item, its padding included in `data`; None when there is none of this key."""

@@ -15,6 +15,8 @@ from tribody.models.deepseek_v3 import DeepseekV3
 from tribody.models.step_input import Model
 from tribody.models.weights import (
     CheckpointReader,
+    PackedReader,
+    PackedSource,
     Progress,
     Shapes,
     TensorSource,
@@ -44,7 +46,7 @@ def family_of(config: ModelConfig) -> Family:
     return GROUPED_QUERY if isinstance(config.attention, GroupedQuery) else LATENT
 
 
-def has_drafter(checkpoint: TensorSource) -> bool:
+def has_drafter(checkpoint: TensorSource | PackedSource) -> bool:
     """Whether the checkpoint holds a multi-token-prediction module; many conversions leave it out.
 
     Raises: BadModel.
@@ -57,7 +59,7 @@ def has_drafter(checkpoint: TensorSource) -> bool:
 
 
 def load_model(
-    checkpoint: TensorSource,
+    checkpoint: TensorSource | PackedSource,
     ops: Ops,
     weight_format: WeightFormat,
     progress: Progress | None = None,
@@ -66,6 +68,7 @@ def load_model(
 ) -> Model:
     """Check the checkpoint against its config, then read and pack it tensor by tensor.
 
+    A packed checkpoint is taken as it is, whatever `weight_format`.
     `drafter`: read its multi-token-prediction module too (`has_drafter`).
     Norm weights, biases and router weights stay float32 whatever the format.  Config keys that
     are not known, and tensors that are not used, are logged once.
@@ -80,8 +83,12 @@ def load_model(
     shapes = family.tensor_shapes(config)
     if drafter:
         shapes = itertools.chain(shapes, deepseek_mtp.tensor_shapes(config))
-    total = check_tensors(checkpoint, shapes, family.skipped_tensors(config))
-    weights = CheckpointReader(checkpoint, ops, weight_format, total, progress)
+    weights: WeightReader
+    if isinstance(checkpoint, PackedSource):
+        weights = PackedReader(checkpoint, ops, dict(shapes))
+    else:
+        total = check_tensors(checkpoint, shapes, family.skipped_tensors(config))
+        weights = CheckpointReader(checkpoint, ops, weight_format, total, progress)
     model = family.build(config, weights)
     if drafter:
         assert isinstance(model, DeepseekV3)

@@ -10,15 +10,16 @@ from __future__ import annotations
 import logging
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, get_args, runtime_checkable
 
 import numpy as np
 
 from tribody.core.config import WeightFormat
 from tribody.core.errors import BadModel
-from tribody.ops.table import F32, Matrix, Ops
+from tribody.ops.table import F32, U8, Matrix, Ops
+from tribody.precision.formats import matrix_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +43,34 @@ class TensorSource(Protocol):
     def names(self) -> Iterable[str]: ...
     def shape(self, name: str) -> tuple[int, ...]: ...
     def read(self, name: str, rows: slice | None = None) -> F32: ...
+
+
+class PackedItem(Protocol):
+    """Packed bytes: `form` is a weight format, or "vector" for float32 numbers."""
+
+    @property
+    def form(self) -> str: ...
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    @property
+    def data(self) -> U8:
+        """At least the bytes that form and shape take."""
+        ...
+
+
+@runtime_checkable
+class PackedSource(Protocol):
+    """A checkpoint whose matrices are packed already."""
+
+    @property
+    def config(self) -> dict[str, object]: ...
+    def names(self) -> Iterable[str]:
+        """The tensors that are packed alone, under their own names."""
+        ...
+
+    def packed(self, key: str) -> PackedItem:
+        """Raises: BadModel when there is no such item."""
+        ...
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -96,12 +125,14 @@ def matrix_name(names: Sequence[str]) -> str:
 class Weights:
     """All weights of a model, by `matrix_name`.
 
-    `prescribed` names the matrices whose format the family states, whatever was asked for.
+    `prescribed` names the matrices whose format the family states, whatever was asked for, and
+    `derived` those that repeat the numbers of others in another form.
     """
 
     matrices: dict[str, Matrix] = field(default_factory=dict)
     vectors: dict[str, F32] = field(default_factory=dict)
     prescribed: set[str] = field(default_factory=set)
+    derived: set[str] = field(default_factory=set)
 
     @property
     def num_bytes(self) -> int:
@@ -180,6 +211,7 @@ class CheckpointReader:
         plain: WeightFormat = self.weight_format
         if plain not in ("float32", "bfloat16", "float16"):
             plain = "float16"
+        self.weights.derived.add(name)
         return self._keep(name, self.ops.pack(np.ascontiguousarray(make(values)), plain))
 
     def _read(self, name: str) -> F32:
@@ -206,3 +238,66 @@ class CheckpointReader:
     def _keep(self, name: str, packed: Matrix) -> Matrix:
         self.weights.matrices[name] = packed
         return packed
+
+
+@dataclass(slots=True)
+class PackedReader:
+    """Takes matrices as they are packed.  Nothing is copied: they are views of the source.
+
+    `shapes` are those that the config asks for, by tensor.
+    """
+
+    source: PackedSource
+    ops: Ops
+    shapes: Mapping[str, tuple[int, ...]]
+    weights: Weights = field(default_factory=Weights)
+
+    def vector(self, *names: str) -> F32:
+        name = matrix_name(names)
+        item = self._item(name, (sum(math.prod(self.shapes[n]) for n in names),))
+        if item.form != "vector":
+            raise BadModel(f"{name} is packed as {item.form}; a vector is expected")
+        vector = _bytes_of(name, item, 4 * item.shape[0]).view(np.float32)
+        self.weights.vectors[name] = vector
+        return vector
+
+    def matrix(self, *names: str, weight_format: WeightFormat | None = None) -> Matrix:
+        name = matrix_name(names)
+        if weight_format is not None:
+            self.weights.prescribed.add(name)
+        return self._mapped(name, self._joined_shape(names))
+
+    def stack(self, experts: Sequence[Sequence[str]]) -> Matrix:
+        shape = (len(experts), *self._joined_shape(experts[0]))
+        return self._mapped(matrix_name(experts[0]), shape)
+
+    def derived(self, name: str, source: Matrix, make: Callable[[F32], F32]) -> Matrix:
+        self.weights.derived.add(name)
+        return self._mapped(name, make(np.empty(source.shape, np.float32)).shape)
+
+    def _joined_shape(self, names: Sequence[str]) -> tuple[int, ...]:
+        shapes = [self.shapes[name] for name in names]
+        return (sum(shape[0] for shape in shapes), *shapes[0][1:])
+
+    def _item(self, name: str, shape: tuple[int, ...]) -> PackedItem:
+        item = self.source.packed(name)
+        if item.shape != shape:
+            raise BadModel(
+                f"{name} is packed with shape {list(item.shape)}; the config asks for {list(shape)}"
+            )
+        return item
+
+    def _mapped(self, name: str, shape: tuple[int, ...]) -> Matrix:
+        item = self._item(name, shape)
+        for known in get_args(WeightFormat):
+            if item.form == known:
+                data = _bytes_of(name, item, matrix_bytes(shape, known))
+                packed = self.weights.matrices[name] = self.ops.from_bytes(known, shape, data)
+                return packed
+        raise BadModel(f"{name} is packed as {item.form}, which this tribody does not know")
+
+
+def _bytes_of(name: str, item: PackedItem, size: int) -> U8:
+    if len(item.data) < size:
+        raise BadModel(f"{name} is packed in {len(item.data)} bytes; {size} are expected")
+    return item.data[:size]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, get_args
 
 import msgspec
@@ -16,6 +17,7 @@ import msgspec
 from tribody.core.config import EngineConfig, KVFormat, WeightFormat
 from tribody.core.errors import BadConfig
 from tribody.engine.build import BuiltEngine, build
+from tribody.loading.packed_checkpoint import SUFFIX
 from tribody.ops.table import F32
 
 Backend = Literal["native", "reference"]
@@ -23,15 +25,17 @@ Backend = Literal["native", "reference"]
 
 @dataclass(frozen=True, slots=True)
 class Precision:
-    """In which number formats a model runs."""
+    """In which number formats a model runs: `packed` is a .tribody file, in place of `weights`."""
 
     weights: WeightFormat
     kv: KVFormat
+    packed: Path | None = None
 
     @property
     def name(self) -> str:
         """As `parse_precision` reads it; the KV format only where it is not the usual one."""
-        return self.weights if self.kv == usual_kv(self.weights) else f"{self.weights}/{self.kv}"
+        weights = self.weights if self.packed is None else self.packed.name
+        return weights if self.kv == usual_kv(self.weights) else f"{weights}/{self.kv}"
 
 
 REFERENCE = Precision("float32", "float32")
@@ -45,8 +49,14 @@ def usual_kv(weights: WeightFormat) -> KVFormat:
 def parse_precision(text: str) -> Precision:
     """`w8g32` is as served; `w8g32/float32` sets the KV cache apart from the weights.
 
+    A path that ends in .tribody is a packed file of the same model, with the usual cache.
     Raises: BadConfig.
     """
+    if text.endswith(SUFFIX):
+        path = Path(text)
+        if not path.is_file():
+            raise BadConfig(f"--format {text}: there is no such file; tribody quantize writes one")
+        return Precision("w8g32", usual_kv("w8g32"), path)
     weights, slash, kv = text.partition("/")
     for known in get_args(WeightFormat):
         if weights == known:
@@ -56,8 +66,9 @@ def parse_precision(text: str) -> Precision:
                 if kv == known_kv:
                     return Precision(known, known_kv)
     raise BadConfig(
-        f"--format {text!r} is not known; choose one of {', '.join(get_args(WeightFormat))}, with "
-        f"/{' or /'.join(get_args(KVFormat))} after it for another KV cache than the usual one"
+        f"--format {text!r} is not known; choose a {SUFFIX} file or one of "
+        f"{', '.join(get_args(WeightFormat))}, with /{' or /'.join(get_args(KVFormat))} after it "
+        "for another KV cache than the usual one"
     )
 
 
@@ -76,7 +87,11 @@ class LoadedModel:
         progress: Callable[[int, int], None] | None = None,
     ) -> None:
         chosen = msgspec.structs.replace(
-            config, weight_format=precision.weights, kv_format=precision.kv, ops=backend
+            config,
+            model_path=str(precision.packed or config.model_path),
+            weight_format=precision.weights,
+            kv_format=precision.kv,
+            ops=backend,
         )
         self.precision = precision
         self.built: BuiltEngine = build(chosen, progress)

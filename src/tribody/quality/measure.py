@@ -218,7 +218,7 @@ def _format_report(
 ) -> FormatReport:
     return FormatReport(
         name=model.precision.name,
-        weight_format=model.precision.weights,
+        weight_format=model.precision.weights if model.precision.packed is None else "packed",
         kv_format=model.precision.kv,
         weight_bytes=model.built.info.weight_bytes,
         scores=task_scores,

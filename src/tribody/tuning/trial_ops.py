@@ -15,7 +15,18 @@ import numpy as np
 from tribody.core.config import WeightFormat
 from tribody.core.errors import ShapeError
 from tribody.ops.reference import silu
-from tribody.ops.table import F32, I32, I64, AttentionBatch, Matrix, Ops, Pages, RouterSpec
+from tribody.ops.table import (
+    F32,
+    I32,
+    I64,
+    U8,
+    AttentionBatch,
+    Matrix,
+    Ops,
+    Pages,
+    RouterSpec,
+)
+from tribody.precision.codes import Parts, decode
 from tribody.quality.statistics import F64
 
 
@@ -48,6 +59,10 @@ class TrialMatrix:
     @property
     def num_bytes(self) -> int:
         return self.matrix.num_bytes
+
+    @property
+    def buffer(self) -> U8:
+        return self.matrix.buffer
 
     def observe(self, x: F32, expert: int | None = None) -> None:
         """Add rows x (T, K) that meet this matrix, or one expert of it."""
@@ -97,6 +112,23 @@ class TrialOps:
         if values.shape != shape:
             raise ShapeError(f"pack_stack: the matrices make {values.shape}, not {shape}")
         return self.pack(values, weight_format)
+
+    def pack_codes(
+        self, weight_format: WeightFormat, parts: Parts, shape: tuple[int, ...]
+    ) -> TrialMatrix:
+        return self._over(self._inner.pack_codes(weight_format, parts, shape))
+
+    def from_bytes(
+        self, weight_format: WeightFormat, shape: tuple[int, ...], buffer: U8
+    ) -> TrialMatrix:
+        return self._over(self._inner.from_bytes(weight_format, shape, buffer))
+
+    def _over(self, packed: Matrix) -> TrialMatrix:
+        values = decode(packed.format, self._inner.unpack(packed), packed.shape[-1])
+        return TrialMatrix(values, packed)
+
+    def unpack(self, matrix: Matrix) -> Parts:
+        return self._inner.unpack(_own(matrix).matrix)
 
     def embed(self, table: Matrix, token_ids: I32, out: F32) -> None:
         self._inner.embed(_own(table).matrix, token_ids, out)

@@ -1,0 +1,141 @@
+"""Trial matrices: what is exchanged, what is observed, what a rounding costs."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tribody.core.config import WeightFormat
+from tribody.loading import bundled
+from tribody.ops import native, reference
+from tribody.precision.codes import decode, encode
+from tribody.quality.chunks import Chunk
+from tribody.tuning.divergence import divergence, log_softmax
+from tribody.tuning.sensitivity import searched, sensitivities
+from tribody.tuning.trial import Trial
+from tribody.tuning.trial_ops import TrialOps
+
+PATH = bundled.root() / "mini-r1"
+
+
+@pytest.fixture(scope="module")
+def trial() -> Trial:
+    return Trial(PATH, native.OPS)
+
+
+@pytest.fixture(scope="module")
+def pieces() -> list[Chunk]:
+    rng = np.random.default_rng(4)
+    return [Chunk(rng.integers(20, 1000, 80).tolist(), 1) for _ in range(2)]
+
+
+@pytest.fixture(scope="module")
+def readings(trial: Trial, pieces: list[Chunk]):
+    return [trial.read(piece, generated=i == 1) for i, piece in enumerate(pieces)]
+
+
+def test_divergence_is_that_of_the_textbook() -> None:
+    rng = np.random.default_rng(1)
+    a, b = rng.normal(size=(2, 150, 40)).astype(np.float32)
+    p, q = (np.exp(x - x.max(1, keepdims=True)).astype(np.float64) for x in (a, b))
+    p, q = p / p.sum(1, keepdims=True), q / q.sum(1, keepdims=True)
+    expected = (p * np.log(p / q)).sum(1)
+    np.testing.assert_allclose(divergence(log_softmax(a), b), expected, atol=2e-6)
+    assert np.abs(divergence(log_softmax(a), a)).max() < 1e-6
+
+
+def test_nothing_exchanged_costs_nothing_from_any_layer(trial: Trial, readings) -> None:
+    for first in range(-1, 7):
+        assert trial.divergence(readings, first) == pytest.approx(0, abs=1e-9)
+
+
+def test_a_rounded_matrix_costs_the_same_from_its_layer_as_from_the_start(
+    trial: Trial, readings
+) -> None:
+    name = "model.layers.3.mlp.experts.gate_proj+up_proj"
+    matrix = trial.matrices[name]
+    original = matrix.matrix
+    try:
+        matrix.matrix = native.OPS.pack(matrix.values, "w4m32")
+        first = trial.first_layer(name)
+        assert first == 3
+        late, whole = (trial.divergence(readings, layer) for layer in (first, -1))
+    finally:
+        matrix.matrix = original
+    assert late == whole > 1e-6
+    assert trial.divergence(readings, -1) == pytest.approx(0, abs=1e-9)
+
+
+def test_fewer_bits_cost_more(trial: Trial, readings) -> None:
+    formats: tuple[WeightFormat, ...] = ("w8g32", "w4m32")
+    names = ["model.layers.1.self_attn.o_proj", "model.embed_tokens"]
+    whole = trial.matrices
+    trial.matrices = {name: whole[name] for name in names}
+    try:
+        found = sensitivities(trial, native.OPS, formats, readings, lambda _: None)
+    finally:
+        trial.matrices = whole
+    for name in names:
+        fine, coarse = found[name]
+        assert fine.choice == "w8g32"
+        assert coarse.num_bytes < fine.num_bytes
+        assert 0 < fine.loss < coarse.loss / 10
+
+
+def test_routers_and_vectors_are_not_free(trial: Trial) -> None:
+    assert not [name for name in trial.matrices if name.endswith(".gate")]
+    routers = 6 * 16 * 192 * 4
+    assert trial.prescribed_bytes > routers
+
+
+def test_what_a_drafter_holds_is_exchanged_but_costs_nothing(trial: Trial) -> None:
+    drafted = [name for name in trial.matrices if trial.first_layer(name) is None]
+    assert "model.layers.6.eh_proj" in drafted
+
+
+def test_observed_inputs_are_those_of_the_products() -> None:
+    rng = np.random.default_rng(2)
+    ops = TrialOps(reference.OPS)
+    gate_up = ops.pack(rng.normal(size=(12, 8)).astype(np.float32), "float32")
+    down = ops.pack(rng.normal(size=(8, 6)).astype(np.float32), "float32")
+    x = rng.normal(size=(5, 8)).astype(np.float32)
+    norm = rng.normal(size=8).astype(np.float32)
+    ops.observing = True
+    ops.norm_mlp(x.copy(), norm, 1e-6, gate_up, down)
+    hidden = x / np.sqrt(np.mean(x * x, axis=1, keepdims=True) + 1e-6) * norm
+    np.testing.assert_allclose(gate_up.importance(), np.mean(hidden**2, axis=0), rtol=1e-5)
+    gate, up = np.split(hidden @ gate_up.values.T, 2, axis=1)
+    inner = gate / (1 + np.exp(-gate)) * up
+    np.testing.assert_allclose(down.importance(), np.mean(inner**2, axis=0), rtol=1e-4)
+
+
+def test_experts_observe_their_own_rows_and_borrow_when_they_have_few() -> None:
+    rng = np.random.default_rng(3)
+    ops = TrialOps(reference.OPS)
+    gate_up = ops.pack(rng.normal(size=(3, 4, 8)).astype(np.float32), "float32")
+    down = ops.pack(rng.normal(size=(3, 8, 2)).astype(np.float32), "float32")
+    x = rng.normal(size=(40, 8)).astype(np.float32)
+    experts = np.zeros((40, 1), np.int32)
+    experts[30:] = 1  # expert 2 meets nothing
+    ops.observing = True
+    weights = np.ones((40, 1), np.float32)
+    ops.moe(x, experts, weights, (gate_up, down), None, np.zeros((40, 8), np.float32))
+    assert gate_up.counts.tolist() == [30, 10, 0]
+    mean = np.mean(x**2, axis=0)
+    np.testing.assert_allclose(gate_up.importance()[0], np.mean(x[:30] ** 2, axis=0), rtol=1e-5)
+    np.testing.assert_allclose(gate_up.importance()[2], mean, rtol=1e-5)
+
+
+@pytest.mark.parametrize("weight_format", ["w6g32", "w4m32"])
+def test_fitted_scales_lose_less_where_it_matters(trial: Trial, pieces, weight_format) -> None:
+    trial.read(pieces[0], generated=False, observe=True)
+    for name in ("model.layers.2.self_attn.o_proj", "model.layers.2.mlp.experts.down_proj"):
+        matrix = trial.matrices[name]
+        importance = matrix.importance()
+        columns = matrix.values.shape[-1]
+        plain = decode(weight_format, encode(matrix.values, weight_format), columns)
+        fitted_matrix = searched(matrix, weight_format, native.OPS)
+        fitted = decode(weight_format, native.OPS.unpack(fitted_matrix), columns)
+        by_column = importance if importance.ndim == 1 else importance[:, None, :]
+        errors = [np.sum(by_column * (matrix.values - v) ** 2) for v in (plain, fitted)]
+        assert errors[1] < errors[0]
