@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import dsv3_mini
+from hf_folder import write_folder
 from machine import ROOT
 from peer_process import PeerFailed, PeerProcess
 from tribody.loading.checkpoint import open_checkpoint
@@ -28,17 +29,37 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class ModelFiles:
-    """One model.  `path` is what tribody and transformers load."""
+    """One model.  `path` is what tribody loads: a Hugging Face folder or a GGUF file."""
 
     name: str
     path: Path
     folder: Path  # where the GGUF files are kept
     llama_python: Path | None
 
+    @property
+    def _stem(self) -> str:
+        is_file = self.path.suffix == ".gguf"
+        return self.path.stem.rsplit(".", 1)[0] if is_file else self.path.name
+
+    def hf_folder(self, say: Say) -> Path:
+        """transformers' folder.  It reads GGUF too, but by kernels of its own for such files."""
+        if self.path.is_dir():
+            return self.path
+        folder = self.folder / f"{self._stem}-float32"
+        if not folder.exists():
+            say(f"making {folder.name}")
+            with closing(open_checkpoint(self.path)) as checkpoint:
+                write_folder(
+                    folder,
+                    checkpoint.tokenizer_source,
+                    checkpoint.config,
+                    lambda name, _shape: checkpoint.read(name),
+                )
+        return folder
+
     def gguf(self, weights: str, say: Say) -> Path:
         """llama.cpp's file of that type.  Raises: PeerFailed."""
-        stem = self.path.stem.rsplit(".", 1)[0] if self.path.suffix == ".gguf" else self.path.name
-        half = self.folder / f"{stem}.F16.gguf"
+        half = self.folder / f"{self._stem}.F16.gguf"
         self.folder.mkdir(parents=True, exist_ok=True)
         if not half.exists():
             say(f"making {half.name}")
@@ -46,7 +67,7 @@ class ModelFiles:
                 self._quantize(self.path, half, "F16")
             else:
                 self._convert(half)
-        target = self.folder / f"{stem}.{weights}.gguf"
+        target = self.folder / f"{self._stem}.{weights}.gguf"
         if not target.exists():
             say(f"making {target.name}")
             self._quantize(half, target, weights)
@@ -81,5 +102,6 @@ def find(name: str, cache: Path, llama_python: Path | None, say: Say) -> ModelFi
     if not path.exists():
         say(f"writing {path} (1.5 GB)")
         with closing(open_checkpoint(resolve(TOKENIZER_OF, cache_dir=cache))) as checkpoint:
-            dsv3_mini.write_folder(path, checkpoint.tokenizer_source, dsv3_mini.CONFIG)
+            source = checkpoint.tokenizer_source
+            write_folder(path, source, dsv3_mini.CONFIG, dsv3_mini.tensor)
     return ModelFiles(name, path, folder, llama_python)

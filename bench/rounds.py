@@ -109,7 +109,8 @@ class Rounds:
             path = self.files.gguf(engine.weights, self.progress.say)
             return {"path": str(path), "sequences": sequences(self.cells)}
         if engine.program == "transformers":
-            return {"path": str(self.files.path), "weights": engine.weights}
+            path = self.files.hf_folder(self.progress.say)
+            return {"path": str(path), "weights": engine.weights}
         batch = max(cell.batch for cell in self.cells)
         packed = Path(engine.weights)
         if packed.is_file():  # its own formats, chosen when it was packed

@@ -3,16 +3,14 @@
     load {path, weights, threads} -> {vocab_size, weight_bytes, version, …}
     run  {cell, variant, seed}    -> {seconds, steps}
 
-`weights` is the dtype of weights and activations, and of the cache.  A GGUF file is dequantized
-when it is loaded, so the weights are those of the other engines.  A decode that takes longer than
-LONGEST_SECONDS stops early and says how many steps it made.  Caches of filled sequences are kept
-and cut back after every timing.
+`path` is a Hugging Face folder; `weights` is the dtype of weights, activations and cache.  A decode
+that takes longer than LONGEST_SECONDS stops early and says how many steps it made.  Caches of
+filled sequences are kept and cut back after every timing.
 """
 
 from __future__ import annotations
 
 import time
-from pathlib import Path
 
 import torch
 import transformers
@@ -31,11 +29,8 @@ class Peer:
         torch.set_num_threads(threads)
         transformers.logging.disable_progress_bar()
         started = time.perf_counter()
-        model = Path(path)
-        where = {"gguf_file": model.name} if model.suffix == ".gguf" else {}
-        folder = model.parent if where else model
         self._model = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=getattr(torch, weights), local_files_only=True, **where
+            path, dtype=getattr(torch, weights), local_files_only=True
         ).eval()
         self._vocab_size = int(self._model.config.vocab_size)
         self._caches: dict[tuple[int, int], DynamicCache] = {}

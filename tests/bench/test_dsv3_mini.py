@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import dsv3_mini
+from hf_folder import to_bf16, write_folder
 from tests.models.tiny import CONFIGS
 from tests.text.vocabularies import byte_level
 from tribody.core.tokenizer_source import TokenizerSource
@@ -20,14 +21,15 @@ SOURCE = TokenizerSource(
     gguf_vocabulary=VOCABULARY, chat_template="{{ messages[0]['content'] }}", tokenizer_config={}
 )
 TINY = {name: value for name, value in CONFIGS["v3-q-lora"].items() if name != "rope_scaling"} | {
-    "vocab_size": len(VOCABULARY.tokens)
+    "vocab_size": len(VOCABULARY.tokens),
+    "dtype": "bfloat16",
 }
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     path = tmp_path_factory.mktemp("models") / "tiny"
-    dsv3_mini.write_folder(path, SOURCE, TINY)
+    write_folder(path, SOURCE, TINY, dsv3_mini.tensor)
     return path
 
 
@@ -36,7 +38,7 @@ def test_bf16_is_rounded_to_nearest_even() -> None:
     ties = np.array([0x3F808000, 0x3F818000, 0xBF808000], np.uint32).view(np.float32)
     values = np.concatenate([values, ties])
     expected = values.astype(ml_dtypes.bfloat16).view(np.uint16)
-    assert (dsv3_mini.to_bf16(values) == expected).all()
+    assert (to_bf16(values) == expected).all()
 
 
 def test_the_folder_is_an_ordinary_checkpoint(folder) -> None:
@@ -59,7 +61,7 @@ def test_the_folder_is_an_ordinary_checkpoint(folder) -> None:
 
 
 def test_it_is_the_same_every_time(folder, tmp_path) -> None:
-    dsv3_mini.write_folder(tmp_path / "again", SOURCE, TINY)
+    write_folder(tmp_path / "again", SOURCE, TINY, dsv3_mini.tensor)
     for path in folder.iterdir():
         assert path.read_bytes() == (tmp_path / "again" / path.name).read_bytes()
     assert dsv3_mini.content_id(TINY) != dsv3_mini.content_id(dsv3_mini.CONFIG)

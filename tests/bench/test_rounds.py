@@ -70,6 +70,7 @@ def bench(monkeypatch, tmp_path):
     monkeypatch.setattr(machine, "read_bandwidth", lambda *_: 1e9)
     monkeypatch.setattr(machine, "int8_rate", lambda *_: 1e9)
     monkeypatch.setattr(ModelFiles, "gguf", lambda *_: Path("x.gguf"))
+    monkeypatch.setattr(ModelFiles, "hf_folder", lambda *_: Path("x"))
 
     def make(count: int) -> RecordFile:
         file = RecordFile(tmp_path)
