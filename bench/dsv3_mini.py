@@ -1,9 +1,8 @@
 """dsv3-mini: DeepSeek-V3's architecture at 757 million parameters, with random weights.
 
 No checkpoint of DeepSeek-V3's architecture is small enough to be measured on a laptop, and speed
-does not ask what the weights are.  Written as an ordinary Hugging Face folder, tensor by tensor,
-so that never more than one of them is in memory.  Random weights choose experts almost evenly; a
-trained model would reuse some of them more, and so be faster with several sequences.
+hardly asks what the weights are.  Random ones choose experts almost evenly; a trained model would
+reuse some of them more, and so be faster with several sequences.
 """
 
 from __future__ import annotations
