@@ -311,11 +311,11 @@ def test_smollm2_answers_alike(
     request = Request(
         id="a",
         prompt_token_ids=plain.tokenizer.encode(text, add_special_tokens=True),
-        sampling=SamplingParams(max_tokens=120, temperature=temperature, seed=3),
+        sampling=SamplingParams(max_tokens=120, temperature=temperature, seed=3, ignore_eos=True),
     )
     expected = run(plain, [request])
     monkeypatch.setattr(drafting, "Speculation", Eager)
     built = start(smollm2_path, "auto", kv_budget_bytes=1 << 27, max_drafts=8)
     assert run(built, [request]) == expected
     stats = built.engine.stats()
-    assert stats.accepted_tokens > 20
+    assert 10 < stats.accepted_tokens < stats.drafted_tokens

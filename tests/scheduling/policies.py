@@ -12,19 +12,17 @@ from tribody.scheduling.speculation import Offer, Record, Speculation
 class Eager(Speculation):
     """Every draft is taken and the drafter always runs."""
 
-    def could_pay(self, source: DraftSource, num_decoding: int) -> bool:
+    def could_pay(self, source: DraftSource) -> bool:
         return True
 
-    def share_out(
-        self, num_decoding: int, offers: Sequence[tuple[Offer, Record]], room: int
-    ) -> list[int]:
+    def share_out(self, offers: Sequence[tuple[Offer, Record]], room: int) -> list[int]:
         counts = []
         for offer, _ in offers:
             counts.append(min(len(offer.token_ids), room))
             room -= counts[-1]
         return counts
 
-    def num_passes(self, num_decoding: int, records: Sequence[Record], *, may_try: bool) -> int:
+    def num_passes(self, records: Sequence[Record], *, may_try: bool) -> int:
         return self.max_drafts
 
 
@@ -35,11 +33,9 @@ class Fickle(Eager):
         super().__init__(sources, max_drafts)
         self._random = random.Random(seed)
 
-    def share_out(
-        self, num_decoding: int, offers: Sequence[tuple[Offer, Record]], room: int
-    ) -> list[int]:
-        counts = super().share_out(num_decoding, offers, room)
+    def share_out(self, offers: Sequence[tuple[Offer, Record]], room: int) -> list[int]:
+        counts = super().share_out(offers, room)
         return [self._random.randint(0, count) for count in counts]
 
-    def num_passes(self, num_decoding: int, records: Sequence[Record], *, may_try: bool) -> int:
+    def num_passes(self, records: Sequence[Record], *, may_try: bool) -> int:
         return self._random.randint(0, self.max_drafts)

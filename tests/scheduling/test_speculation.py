@@ -46,14 +46,17 @@ class World:
         seconds, tokens, guesses = 0.0, 0, 0
         for _ in range(steps):
             offers: list[tuple[Offer, Record]] = []
-            look_up = policy.could_pay("ngram", num_decoding)
+            policy.enter(num_decoding)
+            look_up = "ngram" in policy.sources and policy.could_pay("ngram")
             for mine in records:
                 if guesses:
                     offers.append((Offer("mtp", 0, [1] * guesses), mine["mtp"]))
                 elif look_up and rng.random() < self.found:
                     offers.append((Offer("ngram", 4, [1] * policy.max_drafts), mine["ngram"]))
-            counts = policy.share_out(num_decoding, offers, 128) if offers else []
-            passes = policy.num_passes(num_decoding, [m["mtp"] for m in records], may_try=True)
+            counts = policy.share_out(offers, 128) if offers else []
+            passes = 0
+            if "mtp" in policy.sources:
+                passes = policy.num_passes([m["mtp"] for m in records], may_try=True)
             tokens += num_decoding
             for (offer, record), count in zip(offers, counts, strict=True):
                 if not count:
@@ -155,7 +158,8 @@ def test_a_text_that_is_predictable_is_drafted_for_beside_one_that_is_not() -> N
     counts = []
     for _ in range(600):
         offers = [(Offer("ngram", 4, [1] * 8), good), (Offer("ngram", 4, [1] * 8), bad)]
-        given = policy.share_out(2, offers, 128)
+        policy.enter(2)
+        given = policy.share_out(offers, 128)
         for (offer, record), count, num_right in zip(offers, given, (8, 0), strict=True):
             if count:
                 tried = Offer("ngram", 4, offer.token_ids[:count])
@@ -175,17 +179,18 @@ def test_likelier_drafts_come_first_when_there_is_room_for_few() -> None:
         (Offer("mtp", 0, [4, 5]), Record()),
         (Offer("ngram", 8, [6, 7, 8]), Record()),
     ]
-    assert policy.share_out(1, offers, 3) == [0, 1, 2]
-    assert policy.share_out(1, offers, 0) == [0, 0, 0]
+    assert policy.share_out(offers, 3) == [0, 1, 2]
+    assert policy.share_out(offers, 0) == [0, 0, 0]
 
 
 def test_steps_that_were_not_timed_teach_nothing() -> None:
     policy = Speculation(MTP, 4)
-    assert policy.num_passes(1, [], may_try=True) > 0, "one sequence: on from the first step"
+    assert policy.num_passes([], may_try=True) > 0, "one sequence: on from the first step"
     policy.learn_time(1, 2, 0.0, (1, 0.0))
+    policy.enter(1)
     same = Speculation(MTP, 4)
     offers = [(Offer("mtp", 0, [1, 2, 3]), Record())]
-    assert policy.share_out(1, offers, 8) == same.share_out(1, offers, 8)
+    assert policy.share_out(offers, 8) == same.share_out(offers, 8)
 
 
 def test_holes_in_the_drafters_keys_are_the_sequences_own_affair() -> None:
@@ -195,7 +200,7 @@ def test_holes_in_the_drafters_keys_are_the_sequences_own_affair() -> None:
         policy.learn(Offer("mtp", 0, [1]), record, 0, usual=False)
     assert policy.rate("mtp", 0, 0) == before
     assert record.ratio < 0.2
-    assert policy.share_out(1, [(Offer("mtp", 0, [1]), record)], 8) == [0]
+    assert policy.share_out([(Offer("mtp", 0, [1]), record)], 8) == [0]
 
 
 def test_it_decides_alike_when_it_is_told_alike() -> None:

@@ -1,7 +1,8 @@
 """Carrying out a plan: ids become arrays, the model runs, the sampler draws.
 
-Everything here is per step; nothing is per layer, and lists are turned into arrays once, since a
-small model's decode step takes a few milliseconds and the interpreter shows.
+Everything here is per step; nothing is per layer.  Arrays are made once, from lists: a decode step
+has a few rows, for which a list costs less than a call of NumPy, and a small model's step takes
+less than a millisecond, so that the interpreter shows.
 """
 
 from __future__ import annotations
@@ -25,22 +26,29 @@ def step_input(chunks: Sequence[Chunk], logit_rows: I64) -> StepInput:
 
     A chunk's page table covers all its positions; logit_rows may be filled in by the caller.
     """
-    lengths = np.array([len(chunk.token_ids) for chunk in chunks], np.int64)
-    starts = np.array([chunk.start for chunk in chunks], np.int64)
-    row_starts = np.zeros(len(chunks) + 1, np.int64)
-    np.cumsum(lengths, out=row_starts[1:])
-    tables = np.full((len(chunks), max(len(chunk.page_table) for chunk in chunks)), -1, np.int32)
-    for row, chunk in zip(tables, chunks, strict=True):
-        row[: len(chunk.page_table)] = chunk.page_table
-    num_rows = int(row_starts[-1])
-    sequence_of_row = np.repeat(np.arange(len(chunks)), lengths)
-    positions = np.arange(num_rows) + (starts - row_starts[:-1])[sequence_of_row]
-    pages = tables[sequence_of_row, positions // PAGE_SIZE]
+    token_ids: list[int] = []
+    positions: list[int] = []
+    slots: list[int] = []
+    row_starts = [0]
+    width = max(len(chunk.page_table) for chunk in chunks)
+    tables: list[list[int]] = []
+    for chunk in chunks:
+        table, end = chunk.page_table, chunk.start + len(chunk.token_ids)
+        token_ids += chunk.token_ids
+        for position in range(chunk.start, end):
+            positions.append(position)
+            slots.append(table[position // PAGE_SIZE] * PAGE_SIZE + position % PAGE_SIZE)
+        row_starts.append(len(token_ids))
+        tables.append(table + [-1] * (width - len(table)))
     return StepInput(
-        token_ids=np.array([t for chunk in chunks for t in chunk.token_ids], np.int32),
-        positions=positions,
-        slots=pages.astype(np.int64) * PAGE_SIZE + positions % PAGE_SIZE,
-        batch=AttentionBatch(row_starts.astype(np.int32), starts.astype(np.int32), tables),
+        token_ids=np.array(token_ids, np.int32),
+        positions=np.array(positions, np.int64),
+        slots=np.array(slots, np.int64),
+        batch=AttentionBatch(
+            np.array(row_starts, np.int32),
+            np.array([chunk.start for chunk in chunks], np.int32),
+            np.array(tables, np.int32),
+        ),
         num_generated=sum(chunk.generated for chunk in chunks),
         logit_rows=logit_rows,
     )
@@ -116,17 +124,19 @@ class ModelExecutor:
         guesses: dict[int, list[int]] = {settled[i].sequence_id: [] for i in asked}
         if not settled:
             return guesses
-        last_rows = np.cumsum([len(chunk.token_ids) for chunk in settled]) - 1
-        step = step_input(settled, last_rows[asked])
+        last_rows = [end - 1 for end in itertools.accumulate(len(c.token_ids) for c in settled)]
+        step = step_input(settled, np.array([last_rows[i] for i in asked], np.int64))
         hidden = drafter.hidden(np.array(rows))
         heads = [settled[i] for i in asked]
         for left in range(passes - 1, -1, -1):
             tokens, hidden = drafter.draft(step, hidden, kv)
             for chunk, token in zip(heads, tokens.tolist(), strict=True):
                 guesses[chunk.sequence_id].append(token)
+            if not left:
+                break
             ends = [chunk.start + len(chunk.token_ids) for chunk in heads]
             on = [i for i, end in enumerate(ends) if end < len(heads[i].page_table) * PAGE_SIZE]
-            if not left or not on:
+            if not on:
                 break
             heads = [
                 Chunk(heads[i].sequence_id, [int(tokens[i])], ends[i], heads[i].page_table, True)

@@ -40,8 +40,9 @@ class DraftPlanner:
             return
         by_id = {sequence.id: sequence for sequence in running}
         decoding = [(by_id[c.sequence_id], c) for c in plan.chunks if _decodes(c)]
-        num_decoding = len(decoding)
-        look_up = "ngram" in self._sources and self.policy.could_pay("ngram", num_decoding)
+        num_decoding, policy = len(decoding), self.policy
+        policy.enter(num_decoding or len(running))
+        look_up = "ngram" in self._sources and policy.could_pay("ngram")
         offered: list[tuple[Sequence, Chunk, Offer, Record]] = []
         for sequence, chunk in decoding:
             offer = self._offer(sequence, look_up=look_up)
@@ -52,12 +53,15 @@ class DraftPlanner:
             num_rows = sum(len(chunk.samples) for chunk in plan.chunks)
             room = max(0, min(budget, LOGIT_ROWS - num_rows))
             pairs = [(offer, record) for _, _, offer, record in offered]
-            counts = self.policy.share_out(num_decoding, pairs, room)
+            counts = policy.share_out(pairs, room)
             for (sequence, chunk, offer, _), count in zip(offered, counts, strict=True):
                 self._add(sequence, chunk, offer, count)
-        records = [sequence.drafting.records["mtp"] for sequence, _ in decoding]
-        alone = num_decoding == len(plan.chunks)
-        plan.draft_passes = self.policy.num_passes(len(running), records, may_try=alone)
+        if "mtp" in self._sources:
+            if num_decoding != len(running):
+                policy.enter(len(running))  # those in their prompts are to decode soon
+            records = [sequence.drafting.records["mtp"] for sequence, _ in decoding]
+            alone = num_decoding == len(plan.chunks)
+            plan.draft_passes = policy.num_passes(records, may_try=alone)
 
     def _offer(self, sequence: Sequence, *, look_up: bool) -> Offer | None:
         """The better one of what the drafter guessed and what the text's past suggests."""

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from statistics import median
 from typing import Final
 
@@ -157,25 +157,33 @@ class _Schedule:
         self.waited = 0
 
 
-@dataclass(slots=True)
 class Speculation:
-    """What the scheduler asks in each step and tells after it."""
+    """What the scheduler asks in each step, after `enter`, and tells after it."""
 
-    sources: tuple[DraftSource, ...]
-    max_drafts: int
-    drafter_runs: bool = False
-    _trial: bool = False  # the drafter ran in the last step to try its drafts in this one
-    _rates: dict[tuple[DraftSource, int, int], _Rate] = field(default_factory=dict)
-    _loads: dict[int, _Load] = field(default_factory=dict)
-    _module_share: float = FIRST_MODULE_SHARE
+    def __init__(self, sources: tuple[DraftSource, ...], max_drafts: int) -> None:
+        self.sources = sources
+        self.max_drafts = max_drafts
+        self.drafter_runs = False
+        self._trial = False  # the drafter ran in the last step to try its drafts in this one
+        self._rates: dict[tuple[DraftSource, int, int], _Rate] = {}
+        self._loads: dict[int, _Load] = {}
+        self._module_share = FIRST_MODULE_SHARE
+        self.enter(1)
+
+    def enter(self, num_decoding: int) -> None:
+        """A step of this load is to be planned, or asked about."""
+        self._num_decoding = num_decoding
+        self._now = self._load(num_decoding)
+        self._base, self._row = self._now.costs(num_decoding)
 
     def rate(self, source: DraftSource, grade: int, depth: int) -> float:
         """How often this source's draft number `depth` is right if those before it were."""
         return self._rate(source, grade, depth).value
 
     def _rate(self, source: DraftSource, grade: int, depth: int) -> _Rate:
-        grade = min(grade, LONGEST_GRADE)
-        key = (source, grade, min(depth, DEEPEST))
+        if grade > LONGEST_GRADE:
+            grade = LONGEST_GRADE
+        key = (source, grade, depth if depth < DEEPEST else DEEPEST)
         found = self._rates.get(key)
         if found is None:
             guess = FIRST_GUESS[source, grade]
@@ -192,26 +200,21 @@ class Speculation:
             chances.append(chance)
         return chances
 
-    def could_pay(self, source: DraftSource, num_decoding: int) -> bool:
+    def could_pay(self, source: DraftSource) -> bool:
         """Whether the source's best drafts would be taken at this load: else why look for them."""
-        load = self._load(num_decoding)
-        base, row = load.costs(num_decoding)
         best = max(self.rate(kind, grade, 0) for kind, grade in FIRST_GUESS if kind == source)
-        return best * base > row * num_decoding or load.trial.due
+        return best * self._base > self._row * self._num_decoding or self._now.trial.due
 
-    def share_out(
-        self, num_decoding: int, offers: Sequence[tuple[Offer, Record]], room: int
-    ) -> list[int]:
+    def share_out(self, offers: Sequence[tuple[Offer, Record]], room: int) -> list[int]:
         """How many drafts of each offer the step takes, `room` at most in all."""
-        load = self._load(num_decoding)
-        base, row = load.costs(num_decoding)
+        num_decoding, load, row = self._num_decoding, self._now, self._row
         ranked = sorted(
             (-chance, depth, index)
             for index, (offer, record) in enumerate(offers)
             for depth, chance in enumerate(self.chances(offer, record))
         )
         counts = [0] * len(offers)
-        tokens, seconds = float(num_decoding), base
+        tokens, seconds = float(num_decoding), self._base
         for negative, _, index in ranked[:room]:
             if -negative * seconds <= row * tokens:
                 break
@@ -230,16 +233,14 @@ class Speculation:
         self._trial = False
         return counts
 
-    def num_passes(self, num_decoding: int, records: Sequence[Record], *, may_try: bool) -> int:
+    def num_passes(self, records: Sequence[Record], *, may_try: bool) -> int:
         """How many tokens the drafter is to draft for each sequence after this step; 0: none.
 
         `records`: those of the sequences that decode.
         """
-        if "mtp" not in self.sources:
-            return 0
-        load = self._load(num_decoding)
-        base, row = load.costs(num_decoding)
+        load, base = self._now, self._base
         module = load.module_seconds or self._module_share * base
+        rows = self._num_decoding * self._row
         skill = sum(record.ratio for record in records) / len(records) if records else 1.0
         plain = 1 / base
         best, passes = 0.0, 0
@@ -247,7 +248,7 @@ class Speculation:
         for depth in range(self.max_drafts):
             chance *= min(self.rate("mtp", 0, depth) * skill, 1.0)
             tokens += chance
-            speed = tokens / (base + (depth + 1) * (num_decoding * row + module))
+            speed = tokens / (base + (depth + 1) * (rows + module))
             if speed <= best:
                 break
             best, passes = speed, depth + 1
