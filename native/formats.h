@@ -113,9 +113,6 @@ static_assert(sizeof(Fp8BTile) == 2112 && alignof(Fp8BTile) == 4);
 struct A8Scale {
   float scale;
   int32_t start;  // -128 * the sum of the codes: what unsigned weight codes begin at
-  // -scale * the mean of the codes: what 32 minima are multiplied by.  The mean and not the sum, so
-  // that it is finite whenever the activations are.
-  float negative_mean;
 };
 
 // ---- sizes ----------------------------------------------------------------------------------------

@@ -4,7 +4,8 @@
 //   F::start<P>(a8)            what the sum of such bytes times A8 codes begins at, so that it ends
 //                              as the sum of the signed codes: -offset * sum(x)
 //   F::Scales<P>(panel, next)  .of(tile, next): what a row's sum over the group is worth
-//                              .minima_of(tile, next): what 32 weights are less; see kHasMinimum
+//                              .minimum_of(tile, next): 1/128 of what each weight is less, to be
+//                              multiplied by A8Scale.start; see kHasMinimum
 //
 // Offsets are powers of two, so that A8Scale.start, -128 * sum(x), gives each by a shift.
 #pragma once
@@ -18,7 +19,7 @@ namespace tribody::TRIBODY_ISA {
 template <class P>
 struct NoMinimum {
   template <class Tile>
-  TRIBODY_INLINE typename P::Float minima_of(const Tile*, int64_t) const {
+  TRIBODY_INLINE typename P::Float minimum_of(const Tile*, int64_t) const {
     return P::Float::zero();
   }
 };
@@ -35,20 +36,20 @@ struct HalfScales : NoMinimum<P> {
 // Bytes in 256ths of the row's units.  All products but the one with x are exact.
 template <class P>
 struct ByteScales {
-  typename P::Float scale, minima;  // what a step of the byte is worth
+  typename P::Float scale, minimum;  // what a step of the byte is worth; 1/128 of that
 
   ByteScales(const uint8_t* panel, int64_t next) {
     const auto* units = reinterpret_cast<const MinimumUnits*>(panel);
     scale = P::halves(units->scale, next) * P::Float::broadcast(1.0f / 256);
-    minima = P::halves(units->minimum, next) * P::Float::broadcast(kGroup / 256.0f);
+    minimum = P::halves(units->minimum, next) * P::Float::broadcast(1.0f / (256 * 128));
   }
   template <class Tile>
   TRIBODY_INLINE typename P::Float of(const Tile* tile, int64_t next) const {
     return scale * P::bytes(tile->scales, next);
   }
   template <class Tile>
-  TRIBODY_INLINE typename P::Float minima_of(const Tile* tile, int64_t next) const {
-    return minima * P::bytes(tile->minima, next);
+  TRIBODY_INLINE typename P::Float minimum_of(const Tile* tile, int64_t next) const {
+    return minimum * P::bytes(tile->minima, next);
   }
 };
 

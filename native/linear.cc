@@ -21,9 +21,8 @@ TRIBODY_INLINE void quantize_group(const float* x, int8_t* codes, A8Scale* to) {
   if (most > kSmallestMagnitude && is_finite(most)) {
     to->scale = most / 127.0f;
     to->start = -128 * round_to_bytes(x, 127.0f / most, codes);
-    to->negative_mean = to->scale * (static_cast<float>(to->start) * (1.0f / (128 * kGroup)));
   } else {
-    *to = {is_finite(most) ? 0.0f : most, 0, 0.0f};
+    *to = {is_finite(most) ? 0.0f : most, 0};
     memset(codes, 0, kGroup);
   }
 }

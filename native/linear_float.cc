@@ -2,6 +2,8 @@
 //
 // One fma per column and element, in the order of K.  fp8b sums each 128 columns by themselves and
 // adds them with one fma, times their scale.
+#include <type_traits>
+
 #include "linear_tile.h"
 
 namespace tribody::TRIBODY_ISA {
@@ -107,8 +109,7 @@ constexpr int kFloatRows = TRIBODY_AVX512 ? 8 : 4;
 
 template <WeightFormat F, int P>
 TRIBODY_INLINE void float_panels(const Activations& x, const MatrixView& w, const uint8_t* data,
-                                 int64_t n, const Span& span, const Output& out) {
-  const int64_t stride = w.bytes_per_panel();
+                                 int64_t stride, int64_t n, const Span& span, const Output& out) {
   int64_t row = span.first_row;
   while (row < span.end_row) {
     const int64_t left = span.end_row - row;
@@ -132,21 +133,21 @@ TRIBODY_INLINE void float_panels(const Activations& x, const MatrixView& w, cons
 template <WeightFormat F>
 void multiply_format(const Activations& x, const MatrixView& w, int64_t expert, const Span& span,
                     const Output& out) {
-  const int64_t count = span.end_row - span.first_row;
+  const int64_t count = span.end_row - span.first_row, stride = w.bytes_per_panel();
+  const uint8_t* first = w.panel(expert, 0);
   int64_t panel = span.first_panel;
-  const int64_t together = count <= 2 ? 4 : (kFloatRows == 8 && count < 8) ? 2 : 1;
-  if (together == 4) {
-    for (; panel + 4 <= span.end_panel; panel += 4) {
-      float_panels<F, 4>(x, w, w.panel(expert, panel), panel * kPanelRowsFloat, span, out);
+  const auto multiply_panels = [&](auto together) {
+    constexpr int P = decltype(together)::value;
+    for (; panel + P <= span.end_panel; panel += P) {
+      float_panels<F, P>(x, w, first + panel * stride, stride, panel * kPanelRowsFloat, span, out);
     }
-  } else if (together == 2) {
-    for (; panel + 2 <= span.end_panel; panel += 2) {
-      float_panels<F, 2>(x, w, w.panel(expert, panel), panel * kPanelRowsFloat, span, out);
-    }
+  };
+  if (count <= 2) {
+    multiply_panels(std::integral_constant<int, 4>());
+  } else if (kFloatRows == 8 && count < 8) {
+    multiply_panels(std::integral_constant<int, 2>());
   }
-  for (; panel < span.end_panel; ++panel) {
-    float_panels<F, 1>(x, w, w.panel(expert, panel), panel * kPanelRowsFloat, span, out);
-  }
+  multiply_panels(std::integral_constant<int, 1>());
 }
 
 }  // namespace

@@ -2,8 +2,10 @@
 //
 // For each group of 32 columns and each row of a panel
 //     result = fma(float(sum of code * x), weight scale * x scale, result)
-//     result = fma(32 * minimum, -x scale * mean of x, result)      where the format has a minimum
-// in the order of K.  The sum is an exact int32, so the bits are the same on every instruction set.
+// or, where the format has a minimum,
+//     value  = fma(float(sum of code * x), weight scale, -minimum * float(sum of x))
+//     result = fma(value, x scale, result)
+// in the order of K.  Sums are exact int32, so the bits are the same on every instruction set.
 //
 // vpdpbusd multiplies unsigned by signed bytes and adds in 32 bits: the VNNI levels take every format
 // in its unsigned form.  vpmaddubsw adds each pair of products into 16 bits and saturates.  With
@@ -167,24 +169,25 @@ void int_tile(const PanelTask& task, int64_t row, bool is_first) {
     constexpr int64_t kBytes = P::kPanels * static_cast<int64_t>(sizeof(Tile));
     if (is_first) fetch<kBytes>(ahead + kBytes * g);
     const Sums<F, P, M> sums(tile, next, codes, scales);
-    const Float weight_scale = weigh.of(tile, next), minima = weigh.minima_of(tile, next);
+    const Float weight_scale = weigh.of(tile, next), minimum = weigh.minimum_of(tile, next);
 #pragma GCC unroll 8
     for (int m = 0; m < M; ++m) {
-      const Float scale = weight_scale * Float::broadcast(scales[m].scale);
-      results[m] = fma(P::to_float(sums.of(m)), scale, results[m]);
+      const Float sum = P::to_float(sums.of(m)), x_scale = Float::broadcast(scales[m].scale);
       if constexpr (F::kHasMinimum) {
-        results[m] = fma(minima, Float::broadcast(scales[m].negative_mean), results[m]);
+        const Float below = minimum * P::to_float(P::every(scales[m].start));
+        results[m] = fma(fma(sum, weight_scale, below), x_scale, results[m]);
+      } else {
+        results[m] = fma(sum, weight_scale * x_scale, results[m]);
       }
     }
     ++tile;
     codes += H * kGroup;
     scales += H;
   }
+  const Output out = task.out;
   for (int p = 0; p < P::kPanels; ++p) {
-    for (int m = 0; m < M; ++m) {
-      const int64_t n = task.n + kPanelRowsInt * p;
-      store_eight(P::part(results[m], p), task.out, row + m, n, task.num_rows - n);
-    }
+    const int64_t n = task.n + kPanelRowsInt * p, valid = task.num_rows - n;
+    for (int m = 0; m < M; ++m) store_eight(P::part(results[m], p), out, row + m, n, valid);
   }
 }
 
@@ -203,11 +206,8 @@ TRIBODY_INLINE void int_rows(const PanelTask& task, int64_t count, int64_t row, 
 }
 
 template <class F, class P>
-TRIBODY_INLINE void int_panels(const Activations& x, const MatrixView& w, int64_t expert,
-                               int64_t panel, const Span& span, const Output& out) {
-  const PanelTask task{x, out, w.panel(expert, panel), w.bytes_per_panel(), panel * kPanelRowsInt,
-                       w.rows};
-  if (x.height == 1) return int_tile<F, P, 1, 1>(task, 0, true);
+TRIBODY_INLINE void int_panels(const PanelTask& task, const Span& span) {
+  if (task.x.height == 1) return int_tile<F, P, 1, 1>(task, 0, true);
   for (int64_t row = span.first_row; row < span.end_row; row += kRowTile) {
     int_rows<F, P>(task, span.end_row - row, row, row == span.first_row);
   }
@@ -216,13 +216,18 @@ TRIBODY_INLINE void int_panels(const Activations& x, const MatrixView& w, int64_
 template <class F>
 void multiply_format(const Activations& x, const MatrixView& w, int64_t expert, const Span& span,
                      const Output& out) {
+  const int64_t next = w.bytes_per_panel();
   int64_t panel = span.first_panel;
+  PanelTask task{x, out, w.panel(expert, panel), next, panel * kPanelRowsInt, w.rows};
+  const auto advance = [&](int64_t panels) {
+    panel += panels;
+    task.panel += panels * next;
+    task.n += panels * kPanelRowsInt;
+  };
 #if TRIBODY_AVX512
-  for (; panel + 2 <= span.end_panel; panel += 2) {
-    int_panels<F, TwoPanels>(x, w, expert, panel, span, out);
-  }
+  for (; panel + 2 <= span.end_panel; advance(2)) int_panels<F, TwoPanels>(task, span);
 #endif
-  for (; panel < span.end_panel; ++panel) int_panels<F, OnePanel>(x, w, expert, panel, span, out);
+  for (; panel < span.end_panel; advance(1)) int_panels<F, OnePanel>(task, span);
 }
 
 }  // namespace
