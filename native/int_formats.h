@@ -7,6 +7,8 @@
 //                              .minimum_of(tile, next): 1/128 of what each weight is less, to be
 //                              multiplied by A8Scale.start; see kHasMinimum
 //
+//   F::kUnpacks                whether a panel that meets many rows is better unpacked before
+//
 // Offsets are powers of two, so that A8Scale.start, -128 * sum(x), gives each by a shift.
 #pragma once
 
@@ -93,6 +95,7 @@ struct W8 {
   static constexpr WeightFormat kFormat = WeightFormat::w8g32;
   static constexpr int kLargest = 255;
   static constexpr bool kHasMinimum = false;
+  static constexpr bool kUnpacks = TRIBODY_AVX512;
 
   template <class P>
   static TRIBODY_INLINE typename P::Bytes step(const Tile* tile, int64_t next, int s) {
@@ -111,6 +114,7 @@ struct W6 {
   static constexpr WeightFormat kFormat = WeightFormat::w6g32;
   static constexpr int kLargest = 63;
   static constexpr bool kHasMinimum = false;
+  static constexpr bool kUnpacks = true;
 
   template <class P>
   static TRIBODY_INLINE typename P::Bytes step(const Tile* tile, int64_t next, int s) {
@@ -130,6 +134,7 @@ struct W5 {
   static constexpr WeightFormat kFormat = WeightFormat::w5m32;
   static constexpr int kLargest = 31;
   static constexpr bool kHasMinimum = true;
+  static constexpr bool kUnpacks = true;
 
   template <class P>
   static TRIBODY_INLINE typename P::Bytes step(const Tile* tile, int64_t next, int s) {
@@ -149,6 +154,7 @@ struct W4 {
   static constexpr WeightFormat kFormat = WeightFormat::w4m32;
   static constexpr int kLargest = 15;
   static constexpr bool kHasMinimum = true;
+  static constexpr bool kUnpacks = true;
 
   template <class P>
   static TRIBODY_INLINE typename P::Bytes step(const Tile* tile, int64_t next, int s) {
@@ -171,6 +177,7 @@ struct Fp4 {
   static constexpr WeightFormat kFormat = WeightFormat::fp4g32;
   static constexpr int kLargest = 28;
   static constexpr bool kHasMinimum = false;
+  static constexpr bool kUnpacks = true;
 
   template <class P>
   static TRIBODY_INLINE typename P::Bytes step(const Tile* tile, int64_t next, int s) {

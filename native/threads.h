@@ -47,6 +47,7 @@ enum class Scratch : int {
   expert_codes,   // moe: A8 gathered by expert
   expert_scales,
   segments,       // moe: its list
+  unpacked,       // linear_int.cc: a panel's bytes and scales
   attention_a,  // attention.cc, mla.cc
   attention_b,
   attention_c,
