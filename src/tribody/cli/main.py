@@ -258,7 +258,7 @@ def quality(
         list[str] | None,
         typer.Option(
             "--format",
-            help="float32, bfloat16, float16 or w8g32; /float32 or /float16 after it sets the KV "
+            help="A weight format or a .tribody file; /float32 or /float16 after it sets the KV "
             "cache. Repeatable (default: w8g32).",
         ),
     ] = None,
@@ -285,8 +285,6 @@ def quality(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     kv_memory: KVMemory = None,
     threads: Threads = None,
-    speculation: Speculation = "auto",
-    max_drafts: MaxDrafts = 8,
 ) -> None:
     """Measure what number formats cost a model.
 
@@ -309,10 +307,7 @@ def quality(
         out=out,
         as_json=as_json,
     )
-    engine = EngineOptions(
-        kv_memory=kv_memory, threads=threads, speculation=speculation, max_drafts=max_drafts
-    )
-    command.run_quality(options, engine)
+    command.run_quality(options, EngineOptions(kv_memory=kv_memory, threads=threads))
 
 
 @app.command()

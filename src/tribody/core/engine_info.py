@@ -5,6 +5,20 @@ from __future__ import annotations
 import msgspec
 
 
+class WeightPrecision(msgspec.Struct, frozen=True, kw_only=True):
+    """What a model's weights are kept in, and what that was measured to cost.
+
+    `formats`: shares of the weights.  `recovery` and `kl_mean_nats` (docs/quantize.md), measured on
+    `verified_on`, are null for a plain format, which nobody measured for this model.
+    """
+
+    bits_per_weight: float
+    formats: dict[str, float]
+    recovery: float | None = None
+    kl_mean_nats: float | None = None
+    verified_on: str | None = None
+
+
 class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
     """Facts that stay true while the engine process lives."""
 
@@ -24,6 +38,7 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
     isa: str
     load_seconds: float
     fingerprint: str
+    precision: WeightPrecision | None = None
     speculation: str = "off"  # what may draft tokens: "mtp", "ngram" or "mtp+ngram"
 
 

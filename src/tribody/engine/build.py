@@ -10,20 +10,23 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
+
 from tribody import _native
 from tribody.core.config import PAGE_SIZE, DraftSource, EngineConfig, SchedulerConfig
-from tribody.core.engine_info import EngineInfo
-from tribody.core.errors import BadConfig
+from tribody.core.engine_info import EngineInfo, WeightPrecision
+from tribody.core.errors import BadConfig, BadModel
 from tribody.core.tokenizer_source import TokenizerSource
 from tribody.engine.engine import Engine
 from tribody.engine.machine import available_bytes, physical_cores
 from tribody.engine.model_executor import ModelExecutor
 from tribody.loading.checkpoint import open_checkpoint
+from tribody.loading.packed_checkpoint import PackedCheckpoint
 from tribody.memory.kv_store import KVLayout, KVStore, page_bytes
 from tribody.models.config import ModelConfig
 from tribody.models.load import has_drafter, load_model
 from tribody.models.step_input import Model
-from tribody.models.weights import TensorSource
+from tribody.models.weights import PackedSource, TensorSource, Weights
 from tribody.ops import native, reference
 from tribody.ops.table import Ops
 from tribody.scheduling.scheduler import Scheduler
@@ -89,7 +92,8 @@ def build(config: EngineConfig, progress: Progress | None = None) -> BuiltEngine
             model_type=model.config.model_type,
             vocab_size=model.config.vocab_size,
             max_context_tokens=scheduler.max_context,
-            weight_format=config.weight_format,
+            weight_format=_weight_format(model.weights),
+            precision=_precision(model.weights, checkpoint),
             kv_format=config.kv_format,
             weight_bytes=model.weights.num_bytes,
             kv_budget_bytes=sum(store.num_bytes for store in stores),
@@ -109,7 +113,50 @@ def build(config: EngineConfig, progress: Progress | None = None) -> BuiltEngine
         )
 
 
-def _draft_sources(config: EngineConfig, checkpoint: TensorSource) -> tuple[DraftSource, ...]:
+class _Verification(msgspec.Struct):
+    corpus: str
+    kl_mean_nats: float
+
+
+class _Manifest(msgspec.Struct):
+    """What is read here of `tuning.manifest.Manifest`."""
+
+    recovery: float
+    verification: _Verification
+
+
+def _weight_format(weights: Weights) -> str:
+    """The format of nearly all weights (routers stay float32), else "mixed"."""
+    counts = weights.by_format()
+    most = max(counts, key=counts.__getitem__)
+    return most if counts[most] > 0.98 * sum(counts.values()) else "mixed"
+
+
+def _precision(weights: Weights, checkpoint: TensorSource | PackedSource) -> WeightPrecision:
+    """Counted from the matrices; a packed file's manifest says what they cost."""
+    counts = weights.by_format()
+    total = sum(counts.values())
+    plain = WeightPrecision(
+        bits_per_weight=8 * weights.num_bytes / weights.num_weights,
+        formats={name: count / total for name, count in counts.items()},
+    )
+    if not isinstance(checkpoint, PackedCheckpoint) or not checkpoint.manifest:
+        return plain
+    try:
+        stated = msgspec.convert(checkpoint.manifest, _Manifest)
+    except msgspec.ValidationError as error:
+        raise BadModel(f"{checkpoint.name}: its manifest cannot be read: {error}") from error
+    return msgspec.structs.replace(
+        plain,
+        recovery=stated.recovery,
+        kl_mean_nats=stated.verification.kl_mean_nats,
+        verified_on=stated.verification.corpus,
+    )
+
+
+def _draft_sources(
+    config: EngineConfig, checkpoint: TensorSource | PackedSource
+) -> tuple[DraftSource, ...]:
     """What may draft tokens, of what was asked for.  Raises: BadConfig, BadModel."""
     if config.max_drafts < 1:
         raise BadConfig(f"max_drafts is {config.max_drafts}; it must be at least 1")

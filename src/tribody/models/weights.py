@@ -139,6 +139,20 @@ class Weights:
         matrices = sum(matrix.num_bytes for matrix in self.matrices.values())
         return matrices + sum(vector.nbytes for vector in self.vectors.values())
 
+    @property
+    def num_weights(self) -> int:
+        """Numbers in all matrices and vectors, those that are derived from others not counted."""
+        vectors = sum(vector.size for vector in self.vectors.values())
+        return vectors + sum(self.by_format().values())
+
+    def by_format(self) -> dict[str, int]:
+        """Numbers in the matrices of each format, those that are derived not counted."""
+        counts: dict[str, int] = {}
+        for name, matrix in self.matrices.items():
+            if name not in self.derived:
+                counts[matrix.format] = counts.get(matrix.format, 0) + math.prod(matrix.shape)
+        return counts
+
 
 class WeightReader(Protocol):
     """Where a family's module gets its weights from; each is asked for once."""

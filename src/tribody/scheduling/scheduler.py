@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from bisect import insort
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from tribody.core.config import SchedulerConfig
 from tribody.core.engine_info import EngineStats
@@ -28,25 +27,16 @@ from tribody.core.request import (
     SampledToken,
     StepPlan,
     StepResult,
-    Usage,
 )
 from tribody.memory.kv_memory import KVMemory, PageTable
+from tribody.scheduling.admission import refuse_impossible
 from tribody.scheduling.drafting import DraftPlanner
+from tribody.scheduling.events import Taken, event_of
 from tribody.scheduling.sequence import Drafting, Job, Sequence, finish_reason
 
 
 def _order(sequence: Sequence) -> tuple[int, int]:
     return (sequence.job.arrival, sequence.choice)
-
-
-@dataclass(slots=True)
-class _Taken:
-    """The tokens of one step that became part of a choice, and how it ended with them, if so."""
-
-    tokens: list[SampledToken]
-    finish: FinishReason | None = None
-    error: str | None = None
-    ended_by_token: bool = False
 
 
 class Scheduler:
@@ -75,7 +65,9 @@ class Scheduler:
 
     def add(self, request: Request) -> None:
         """Queue a request.  Raises BadRequest if it can never run, else Overloaded."""
-        self._refuse_impossible(request)
+        if request.id in self._jobs:
+            raise BadRequest(f"request id {request.id} is already in use")
+        refuse_impossible(request, self.max_context, self.config.max_running)
         if len(self.waiting) >= self.config.max_waiting:
             raise Overloaded(
                 f"{len(self.waiting)} requests are waiting, the most that may; try again later"
@@ -90,29 +82,6 @@ class Scheduler:
         trunk = self._sequence(job, choices[0])
         trunk.choices = choices
         insort(self.waiting, trunk, key=_order)
-
-    def _refuse_impossible(self, request: Request) -> None:
-        num_prompt = len(request.prompt_token_ids)
-        if request.id in self._jobs:
-            raise BadRequest(f"request id {request.id} is already in use")
-        if num_prompt == 0:
-            raise BadRequest("the prompt has no tokens; send at least one", param="prompt")
-        if num_prompt >= self.max_context:
-            raise BadRequest(
-                f"the prompt has {num_prompt} tokens; this server's context is "
-                f"{self.max_context} tokens, completion included: shorten the prompt",
-                param="prompt",
-                code="context_length_exceeded",
-            )
-        if request.sampling.max_tokens < 1:
-            raise BadRequest("max_tokens must be at least 1", param="max_tokens")
-        if not 1 <= request.n <= self.config.max_running:
-            raise BadRequest(
-                f"n is {request.n}; this server runs 1 to {self.config.max_running} at once",
-                param="n",
-            )
-        if len(set(request.finished)) >= request.n:
-            raise BadRequest("every choice of this request has ended already")
 
     def abort(self, request_id: str) -> list[Event]:
         """End all live choices of a request and free their pages.  Unknown ids are ignored."""
@@ -129,7 +98,7 @@ class Scheduler:
         events = []
         for choice in sorted(job.live):
             job.live.discard(choice)
-            events.append(self._event(job, choice, [], finish=reason, error=error))
+            events.append(self._event(job, choice, Taken([], reason, error)))
         return events
 
     def _sequence(self, job: Job, choice: int) -> Sequence:
@@ -287,9 +256,9 @@ class Scheduler:
         sequence: Sequence,
         drawn: Mapping[int, list[SampledToken]],
         stops: Mapping[tuple[str, int], int],
-    ) -> _Taken:
+    ) -> Taken:
         """Append and count the tokens drawn for a sequence, up to the one that ends it."""
-        job, taken = sequence.job, _Taken([])
+        job, taken = sequence.job, Taken([])
         stop_after = stops.get((job.request.id, sequence.choice))
         for count, token in enumerate(drawn.get(sequence.choice, ()), 1):
             if token.error is not None:
@@ -330,64 +299,27 @@ class Scheduler:
             twins.append(twin)
         return twins
 
-    def _announce(self, sequence: Sequence, taken: _Taken) -> list[Event]:
+    def _announce(self, sequence: Sequence, taken: Taken) -> list[Event]:
         """The news of one choice, which ends if it is over."""
         job, events = sequence.job, []
         if taken.error is not None and taken.tokens:
-            events.append(self._event(job, sequence.choice, taken.tokens, finish=None))
+            events.append(self._event(job, sequence.choice, Taken(taken.tokens)))
             taken.tokens = []
         if taken.finish is not None:
             self._retire(sequence)
             job.live.discard(sequence.choice)
         if taken.tokens or taken.finish is not None:
-            events.append(
-                self._event(
-                    job,
-                    sequence.choice,
-                    taken.tokens,
-                    finish=taken.finish,
-                    error=taken.error,
-                    ended_by_token=taken.ended_by_token,
-                )
-            )
+            events.append(self._event(job, sequence.choice, taken))
         return events
 
     def _retire(self, sequence: Sequence) -> None:
         self.running.remove(sequence)
         self._free(sequence)
 
-    def _event(
-        self,
-        job: Job,
-        choice: int,
-        tokens: list[SampledToken],
-        *,
-        finish: FinishReason | None,
-        error: str | None = None,
-        ended_by_token: bool = False,
-    ) -> Event:
-        usage = None
-        if finish is not None and not job.live:
+    def _event(self, job: Job, choice: int, taken: Taken) -> Event:
+        if taken.finish is not None and not job.live:
             del self._jobs[job.request.id]
-            usage = Usage(
-                prompt_tokens=len(job.request.prompt_token_ids),
-                cached_tokens=job.cached_tokens or 0,
-                completion_tokens=job.completion_tokens,
-            )
-        cached = None if job.announced else job.cached_tokens
-        job.announced = job.announced or cached is not None
-        logprobs = [t.logprob for t in tokens if t.logprob is not None]
-        return Event(
-            request_id=job.request.id,
-            choice=choice,
-            token_ids=[t.token_id for t in tokens],
-            logprobs=logprobs or None,
-            finish_reason=finish,
-            usage=usage,
-            error=error,
-            cached_tokens=cached,
-            ended_by_token=ended_by_token,
-        )
+        return event_of(job, choice, taken)
 
     # ---- books
 

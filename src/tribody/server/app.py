@@ -99,6 +99,7 @@ def _card(service: Service, served: ServedName) -> ModelCard:
         owned_by="tribody",
         max_context_tokens=model.engine.info.max_context_tokens,
         aliases=service.models.aliases_of(model),
+        precision=model.engine.info.precision,
     )
 
 

@@ -20,6 +20,7 @@ import uvicorn
 
 from tribody.core.clock import MonotonicClock
 from tribody.core.config import EngineConfig
+from tribody.core.engine_info import WeightPrecision
 from tribody.core.errors import BadConfig
 from tribody.engine.client import EngineClient
 from tribody.loading.checkpoint import open_checkpoint
@@ -301,6 +302,13 @@ class _LoadingLines:
             self._say(f"loading {self._name}: {done_bytes / total_bytes:.0%}")
 
 
+def _bits(precision: WeightPrecision | None) -> str:
+    if precision is None:
+        return ""
+    kept = "" if precision.recovery is None else f", recovery {precision.recovery:.2%}"
+    return f", {precision.bits_per_weight:.2f} bits each{kept}"
+
+
 def ready_text(host: str, port: int, service: Service) -> str:
     """What a person needs once the server is ready: where, what, on which terms, and a curl."""
     shown = f"[{host}]" if ":" in host else host
@@ -310,7 +318,8 @@ def ready_text(host: str, port: int, service: Service) -> str:
         info = model.engine.info
         names = ", ".join([model.model_id, *service.models.aliases_of(model)])
         lines.append(
-            f"  {names}: weights {info.weight_format} ({info.weight_bytes / 2**20:.0f} MiB), "
+            f"  {names}: weights {info.weight_format} ({info.weight_bytes / 2**20:.0f} MiB"
+            f"{_bits(info.precision)}), "
             f"KV {info.kv_format} {info.kv_budget_bytes / 2**20:.0f} MiB ({info.kv_limit}) "
             f"= {info.num_pages * info.page_size} tokens, "
             f"context {info.max_context_tokens}, speculation {info.speculation}, "

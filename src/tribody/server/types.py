@@ -11,6 +11,8 @@ from typing import Literal
 
 import msgspec
 
+from tribody.core.engine_info import WeightPrecision
+
 UNSET = msgspec.UNSET
 UnsetType = msgspec.UnsetType
 
@@ -217,6 +219,7 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
     root: str  # the model that answers to `id`
     max_context_tokens: int
     aliases: list[str]
+    precision: WeightPrecision | None = None  # what weights are kept in: tribody's own
 
 
 class ModelList(msgspec.Struct, frozen=True):

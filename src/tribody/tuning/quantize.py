@@ -110,10 +110,12 @@ class Quantization:
     ) -> Point[WeightFormat]:
         """The allocation for the goal; the trial then holds its matrices."""
         if self._goal.bits is not None:
-            wanted = int(self._goal.bits * trial.num_weights / 8) - trial.prescribed_bytes
+            wanted = int(self._goal.bits * trial.weights.num_weights / 8) - trial.prescribed_bytes
             chosen = best_within(points, wanted)
             if chosen is None:
-                least = 8 * (points[-1].num_bytes + trial.prescribed_bytes) / trial.num_weights
+                least = (
+                    8 * (points[-1].num_bytes + trial.prescribed_bytes) / trial.weights.num_weights
+                )
                 raise BadConfig(f"--bits {self._goal.bits}: this model takes {least:.2f} or more")
             self._exchange(trial, chosen)
             return chosen
@@ -182,7 +184,7 @@ class Quantization:
         corpus = self._corpus
 
         def bits(num_bytes: int) -> float:
-            return 8 * (num_bytes + trial.prescribed_bytes) / trial.num_weights
+            return 8 * (num_bytes + trial.prescribed_bytes) / trial.weights.num_weights
 
         return Manifest(
             tribody_version=VERSION,

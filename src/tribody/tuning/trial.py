@@ -7,7 +7,6 @@ differ.
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Sequence
 from contextlib import closing
@@ -65,13 +64,6 @@ class Trial:
             if name not in self.weights.prescribed:
                 self.matrices[name] = matrix
         self._num_layers = self._model.config.num_hidden_layers
-
-    @property
-    def num_weights(self) -> int:
-        """Numbers in all matrices and vectors, those that are derived from others not counted."""
-        names = self.weights.matrices.keys() - self.weights.derived
-        matrices = sum(math.prod(self.weights.matrices[name].shape) for name in names)
-        return matrices + sum(vector.size for vector in self.weights.vectors.values())
 
     @property
     def prescribed_bytes(self) -> int:
