@@ -137,12 +137,13 @@ def test_a_switch_that_the_model_lacks_is_an_error(
 
 
 def test_an_engine_failure_keeps_what_is_done(
-    engine: ScriptedEngine, source: Path, tmp_path: Path
+    engine: ScriptedEngine, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine.die_after = 7  # longer answers than "raw" die
+    monkeypatch.setattr(generate, "WAITING_PER_SLOT", 1)  # one after the other, "raw" first
     target = tmp_path / "out.jsonl"
     with pytest.raises(EngineFailed):
-        run(source, target)
+        generate.run(source, target, None, {}, EngineOptions(max_running=1))
     assert set(answers(target)) == {"raw"}
 
 
