@@ -49,10 +49,14 @@ def to_bytes(values: F32, units: F16) -> U8:
     return np.clip(np.rint(counts), 0, LARGEST_STEP).astype(np.uint8)
 
 
-def to_codes(groups: F32, scales: F32, minima: F32, levels: int) -> U8:
-    """round-half-even((w + minimum) / scale), limited to [0, levels]; zeros where scale is 0."""
-    counts: F32 = (groups + minima[..., None]) * inverse_of(scales)[..., None]
-    return np.clip(np.rint(counts), 0, levels).astype(np.uint8)
+def nearest_codes(groups: F32, scales: F32, minima: F32, levels: int) -> F32:
+    """round-half-even((w + minimum) / scale), limited to [0, levels]; zeros where scale is 0.
+
+    Shapes: groups (..., G, 32), scales and minima (..., G); the codes are still float32.
+    """
+    counts = (groups + minima[..., None]) * inverse_of(scales)[..., None]
+    np.rint(counts, out=counts)
+    return np.clip(counts, 0, levels, out=counts)
 
 
 def _quantize(weights: F32, levels: int) -> MinimumParts:
@@ -72,7 +76,8 @@ def _quantize(weights: F32, levels: int) -> MinimumParts:
         scales, minima = to_bytes(ranges, usable[0]), to_bytes(depths, usable[1])
     real = scales * steps_of(usable[0])[..., None], minima * steps_of(usable[1])[..., None]
     scale_units, minimum_units = (np.where(broken, np.float16(np.nan), unit) for unit in units)
-    return to_codes(groups, *real, levels), scales, minima, scale_units, minimum_units
+    codes = nearest_codes(groups, *real, levels).astype(np.uint8)
+    return codes, scales, minima, scale_units, minimum_units
 
 
 def quantize_w5m32(weights: F32) -> MinimumParts:

@@ -59,10 +59,15 @@ def _weights_of(importance: F32 | None, columns: int) -> F32:
     return in_groups(scaled.astype(np.float32))
 
 
+def _sums(a: F32, b: F32) -> F32:
+    """Sums of products of groups (N, G, 32), (N, G)."""
+    sums: F32 = np.einsum("ngk,ngk->ng", a, b)
+    return sums
+
+
 def _squares(differences: F32, weights: F32) -> F32:
     """Weighted sums of squares of groups (N, G, 32), (N, G)."""
-    sums: F32 = np.einsum("ngk,ngk,gk->ng", differences, differences, weights)
-    return sums
+    return _sums(differences * weights, differences)
 
 
 def weighted_error(weights: F32, values: F32, importance: F32 | None) -> F64:
@@ -119,14 +124,13 @@ def _search_symmetric(groups: F32, weights: F32, plain: tuple[F32, F16], levels:
     """Codes in [-levels, levels] and float16 scales for groups (N, G, 32)."""
     best = _Best(*plain, _symmetric_error(groups, weights, *plain))
     largest = np.abs(groups).max(axis=-1) / np.float32(levels)
+    weighted = groups * weights
     for fraction in FRACTIONS:
         scales = (largest * fraction).astype(np.float16)
         for _ in range(ROUNDS):
             codes = groups * inverse_of(scales.astype(np.float32))[..., None]
             codes = np.clip(np.rint(codes), -levels, levels)
-            best.offer(codes, scales, _symmetric_error(groups, weights, codes, scales))
-            products = np.einsum("ngk,ngk,gk->ng", groups, codes, weights)
-            squares = np.einsum("ngk,ngk,gk->ng", codes, codes, weights)
+            products, squares = _sums(weighted, codes), _squares(codes, weights)
             refit = np.divide(products, squares, out=np.zeros_like(squares), where=squares > 0)
             scales = refit.astype(np.float16)
             best.offer(codes, scales, _symmetric_error(groups, weights, codes, scales))
@@ -160,17 +164,15 @@ def search_w6g32(weights: F32, importance: F32 | None = None) -> Parts:
 # ---- a scale and a minimum -----------------------------------------------------------------------
 
 
-def _solve(groups: F32, codes: F32, weights: F32) -> tuple[F32, F32]:
+def _solve(weighted: F32, codes: F32, weights: F32) -> tuple[F32, F32]:
     """The scale and the minimum (both at least 0) that fit these codes best, for each group.
 
-    Least squares of w = scale * code - minimum: two equations, solved by Cramer's rule; where the
-    minimum would be negative it is 0 and the scale is fitted alone.
+    Least squares of w = scale * code - minimum, given w * weight: two equations, solved by Cramer's
+    rule; where the minimum would be negative it is 0 and the scale is fitted alone.
     """
-    total = weights.sum(axis=-1)
+    total, value = weights.sum(axis=-1), weighted.sum(axis=-1)
     code = np.einsum("ngk,gk->ng", codes, weights)
-    square = np.einsum("ngk,ngk,gk->ng", codes, codes, weights)
-    value = np.einsum("ngk,gk->ng", groups, weights)
-    product = np.einsum("ngk,ngk,gk->ng", groups, codes, weights)
+    square, product = _squares(codes, weights), _sums(weighted, codes)
     determinant = total * square - code * code
     solvable = determinant > 0
     scales, minima = (
@@ -191,14 +193,14 @@ def _search_ranges(groups: F32, weights: F32, levels: int) -> tuple[F32, F32]:
     lowest = np.minimum(groups.min(axis=-1), np.float32(0))
     ranges = (groups.max(axis=-1) - lowest) / np.float32(levels)
     best_scales, best_minima = ranges, -lowest
-    codes = minimum.to_codes(groups, ranges, -lowest, levels).astype(np.float32)
+    codes = minimum.nearest_codes(groups, ranges, -lowest, levels)
     best_error = _real_error(groups, weights, codes, ranges, -lowest)
+    weighted = groups * weights
     for fraction in FRACTIONS:
-        scales, minima = ranges * fraction, -lowest * fraction
+        codes = minimum.nearest_codes(groups, ranges * fraction, -lowest * fraction, levels)
         for _ in range(ROUNDS):
-            codes = minimum.to_codes(groups, scales, minima, levels).astype(np.float32)
-            scales, minima = _solve(groups, codes, weights)
-            codes = minimum.to_codes(groups, scales, minima, levels).astype(np.float32)
+            scales, minima = _solve(weighted, codes, weights)
+            codes = minimum.nearest_codes(groups, scales, minima, levels)
             error = _real_error(groups, weights, codes, scales, minima)
             better = error < best_error
             best_error = np.where(better, error, best_error)
@@ -216,15 +218,15 @@ def _nearest_bytes(
     """
     _, first_scales, first_minima, scale_units, minimum_units = parts
     best_error = np.full(first_scales.shape, np.inf, np.float32)
-    best = parts[0], first_scales, first_minima
+    best = parts[0].astype(np.float32), first_scales, first_minima
     unit_scale, unit_minimum = (minimum.steps_of(u)[..., None] for u in parts[3:])
     for by_scale in (0, -1, 1):
         scales = np.clip(first_scales.astype(np.int16) + by_scale, 0, 255).astype(np.uint8)
         for by_minimum in (0, -1, 1):
             minima = np.clip(first_minima.astype(np.int16) + by_minimum, 0, 255).astype(np.uint8)
             real = scales * unit_scale, minima * unit_minimum
-            codes = minimum.to_codes(groups, *real, levels)
-            error = _real_error(groups, weights, codes.astype(np.float32), *real)
+            codes = minimum.nearest_codes(groups, *real, levels)
+            error = _real_error(groups, weights, codes, *real)
             better = error < best_error
             best_error = np.where(better, error, best_error)
             best = (
@@ -232,7 +234,9 @@ def _nearest_bytes(
                 np.where(better, scales, best[1]),
                 np.where(better, minima, best[2]),
             )
-    return (*best, scale_units, minimum_units), best_error.sum(axis=-1)
+    codes, scales, minima = best
+    found = codes.astype(np.uint8), scales, minima, scale_units, minimum_units
+    return found, best_error.sum(axis=-1)
 
 
 def _refit_units(groups: F32, weights: F32, parts: MinimumParts) -> tuple[F16, F16]:
