@@ -12,7 +12,7 @@ from tribody.scheduling.speculation import Offer, Record, Speculation
 class Eager(Speculation):
     """Every draft is taken and the drafter always runs."""
 
-    def could_pay(self, source: DraftSource) -> bool:
+    def may_look_up(self) -> bool:
         return True
 
     def share_out(self, offers: Sequence[tuple[Offer, Record]], room: int) -> list[int]:

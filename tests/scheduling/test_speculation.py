@@ -47,7 +47,7 @@ class World:
         for _ in range(steps):
             offers: list[tuple[Offer, Record]] = []
             policy.enter(num_decoding)
-            look_up = "ngram" in policy.sources and policy.could_pay("ngram")
+            look_up = "ngram" in policy.sources and policy.may_look_up()
             for mine in records:
                 if guesses:
                     offers.append((Offer("mtp", 0, [1] * guesses), mine["mtp"]))

@@ -17,7 +17,7 @@ from tribody.ops import native
 from tribody.quality.answers import template_of
 from tribody.quality.chunks import Chunk, task_chunks
 from tribody.quality.held_out import read_items
-from tribody.quality.logits import REFERENCE, LoadedModel
+from tribody.quality.logits import REFERENCE, LoadedModel, Precision
 from tribody.tuning import report
 from tribody.tuning.manifest import Manifest
 from tribody.tuning.quantize import Corpus, Goal, Quantization
@@ -81,6 +81,22 @@ def test_the_engine_serves_the_file_as_it_is(small) -> None:
     llm = LLM(out, kv_budget_bytes=1 << 26, max_context_tokens=512)
     result = llm.chat([{"role": "user", "content": "What is 17 + 25?"}], temperature=0)
     assert "</think>" in result.text
+
+
+def test_the_engine_says_what_weights_are_kept_in_and_what_that_costs(small) -> None:
+    out, manifest = small
+    packed = LoadedModel(CONFIG, Precision("w8g32", "float16", out)).built.info
+    assert packed.weight_format == "mixed"
+    assert packed.precision is not None
+    assert packed.precision.recovery == manifest.recovery
+    assert packed.precision.verified_on == "tasks"
+    assert packed.precision.bits_per_weight == pytest.approx(manifest.bits_per_weight, rel=0.05)
+    assert sum(packed.precision.formats.values()) == pytest.approx(1)
+    plain = LoadedModel(CONFIG, Precision("w8g32", "float16")).built.info
+    assert plain.weight_format == "w8g32"
+    assert plain.precision is not None
+    assert plain.precision.recovery is None
+    assert plain.precision.formats["w8g32"] > 0.98
 
 
 def test_verification_is_what_the_loss_is(small) -> None:

@@ -27,6 +27,7 @@ class DraftPlanner:
     def __init__(self, config: SchedulerConfig, memory: KVMemory, max_context: int) -> None:
         self.policy = Speculation(config.draft_sources, config.max_drafts)
         self.num_drafted = self.num_accepted = 0
+        self._timed = 0  # sequences of the step under way, if all of them decode
         self._sources = config.draft_sources
         self._max_drafts = config.max_drafts
         self._memory = memory
@@ -35,16 +36,26 @@ class DraftPlanner:
     # ---- before the step
 
     def extend(self, plan: StepPlan, running: list[Sequence], budget: int) -> None:
-        """Add drafts to the chunks that decode, and say whether the drafter is to run after it."""
+        """Add drafts to the chunks that decode, and say whether the drafter is to run after it.
+
+        A chunk decodes if it computes one pending token and draws its successor.
+        """
         if not self._sources:
             return
         by_id = {sequence.id: sequence for sequence in running}
-        decoding = [(by_id[c.sequence_id], c) for c in plan.chunks if _decodes(c)]
+        decoding = [
+            (by_id[chunk.sequence_id], chunk)
+            for chunk in plan.chunks
+            if chunk.generated and chunk.samples and len(chunk.token_ids) == 1
+        ]
         num_decoding, policy = len(decoding), self.policy
+        self._timed = num_decoding if num_decoding == len(plan.chunks) else 0
         policy.enter(num_decoding or len(running))
-        look_up = "ngram" in self._sources and policy.could_pay("ngram")
+        look_up = "ngram" in self._sources and policy.may_look_up()
         offered: list[tuple[Sequence, Chunk, Offer, Record]] = []
         for sequence, chunk in decoding:
+            if not look_up and not sequence.drafting.guesses:
+                continue
             offer = self._offer(sequence, look_up=look_up)
             if offer is not None:
                 record = sequence.drafting.records[offer.source]
@@ -52,16 +63,15 @@ class DraftPlanner:
         if offered:
             num_rows = sum(len(chunk.samples) for chunk in plan.chunks)
             room = max(0, min(budget, LOGIT_ROWS - num_rows))
-            pairs = [(offer, record) for _, _, offer, record in offered]
-            counts = policy.share_out(pairs, room)
+            counts = policy.share_out([(offer, record) for _, _, offer, record in offered], room)
             for (sequence, chunk, offer, _), count in zip(offered, counts, strict=True):
-                self._add(sequence, chunk, offer, count)
+                if count:
+                    self._add(sequence, chunk, offer, count)
         if "mtp" in self._sources:
             if num_decoding != len(running):
                 policy.enter(len(running))  # those in their prompts are to decode soon
             records = [sequence.drafting.records["mtp"] for sequence, _ in decoding]
-            alone = num_decoding == len(plan.chunks)
-            plan.draft_passes = policy.num_passes(records, may_try=alone)
+            plan.draft_passes = policy.num_passes(records, may_try=self._timed > 0)
 
     def _offer(self, sequence: Sequence, *, look_up: bool) -> Offer | None:
         """The better one of what the drafter guessed and what the text's past suggests."""
@@ -134,13 +144,7 @@ class DraftPlanner:
 
     def learn(self, plan: StepPlan, result: StepResult) -> None:
         """The time of a step that only decoded says what drafts cost."""
-        if not self._sources or not all(map(_decodes, plan.chunks)):
-            return
-        rows = sum(chunk.num_drafts for chunk in plan.chunks)
-        drafting = plan.draft_passes, result.draft_seconds
-        self.policy.learn_time(len(plan.chunks), rows, result.seconds, drafting)
-
-
-def _decodes(chunk: Chunk) -> bool:
-    """One pending token, whose successor is drawn: what may carry drafts, and does or not."""
-    return chunk.generated and bool(chunk.samples) and len(chunk.token_ids) == 1 + chunk.num_drafts
+        if self._timed:
+            rows = plan.num_tokens - self._timed
+            drafting = plan.draft_passes, result.draft_seconds
+            self.policy.learn_time(self._timed, rows, result.seconds, drafting)

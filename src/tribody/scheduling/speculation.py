@@ -44,6 +44,10 @@ RECORD_WEIGHT: Final = 4.0  # drafts that a sequence's own record starts with, a
 RECORD_WINDOW: Final = 32.0
 FORGIVEN: Final = 0.01  # of a bad record, each time that it kept a draft out
 
+FRUITLESS_LOOK_UPS: Final = 32  # steps without a right n-gram, after which look-ups are rationed
+LOOK_UP_SECONDS: Final = 15e-6  # of one look-up and what comes with it (2-core Xeon, Python 3.11)
+IDLE_SHARE: Final = 0.01  # of the time that rationed look-ups may take: shows below 2 ms a step
+
 MEAN_WINDOW: Final = 10.0  # steps over which the mean step is averaged
 ROW_SAMPLES: Final = 15  # comparisons whose median is the cost of a row
 FIXED_ROWS: Final = 4.0  # the guess: a step without drafts takes the time of its rows and 4 more
@@ -166,6 +170,9 @@ class Speculation:
         self.drafter_runs = False
         self._trial = False  # the drafter ran in the last step to try its drafts in this one
         self._rates: dict[tuple[DraftSource, int, int], _Rate] = {}
+        self._ngrams = [self._rate("ngram", grade, 0) for grade in range(2, LONGEST_GRADE + 1)]
+        self._fruitless = 0  # steps with look-ups since an n-gram was right
+        self._saved = 0.0  # seconds that look-ups may take
         self._loads: dict[int, _Load] = {}
         self._module_share = FIRST_MODULE_SHARE
         self.enter(1)
@@ -200,10 +207,20 @@ class Speculation:
             chances.append(chance)
         return chances
 
-    def could_pay(self, source: DraftSource) -> bool:
-        """Whether the source's best drafts would be taken at this load: else why look for them."""
-        best = max(self.rate(kind, grade, 0) for kind, grade in FIRST_GUESS if kind == source)
-        return best * self._base > self._row * self._num_decoding or self._now.trial.due
+    def may_look_up(self) -> bool:
+        """Whether to look for n-grams in this step: if the best of them would be taken at this
+        load and, while none was right of late, only in so many steps that it costs little."""
+        best = max([rate.value for rate in self._ngrams])
+        if best * self._base <= self._row * self._num_decoding and not self._now.trial.due:
+            return False
+        self._fruitless += 1
+        if self._fruitless <= FRUITLESS_LOOK_UPS:
+            return True
+        self._saved += IDLE_SHARE * self._base
+        if self._saved < LOOK_UP_SECONDS * self._num_decoding:
+            return False
+        self._saved = 0.0
+        return True
 
     def share_out(self, offers: Sequence[tuple[Offer, Record]], room: int) -> list[int]:
         """How many drafts of each offer the step takes, `room` at most in all."""
@@ -269,6 +286,8 @@ class Speculation:
         """
         for depth in range(min(num_right + 1, len(offer.token_ids))):
             rate = self._rate(offer.source, offer.grade, depth)
+            if depth < num_right and offer.source == "ngram":
+                self._fruitless = 0
             record.add(rate.value, hit=depth < num_right)
             if usual:
                 rate.add(hit=depth < num_right)
