@@ -41,6 +41,7 @@ class Subject:
             kv_budget_bytes=KV_BUDGET_BYTES,
             num_threads=num_threads,
             max_running=max_running,
+            speculation="off",  # both sides compute every token; bench/speculation.py has the rest
         )
         if weights:
             config = msgspec.structs.replace(config, weight_format=weights)
