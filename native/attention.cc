@@ -14,6 +14,7 @@
 
 #include "simd.h"
 #include "threads.h"
+#include "tunables.h"
 
 namespace tribody::TRIBODY_ISA {
 namespace {
@@ -21,11 +22,6 @@ namespace {
 #include "mix.inc"
 #include "softmax.inc"
 #include "staging.inc"
-
-// (row, head) pairs of a tile: converting a float16 page to float32 costs about as much as four
-// pairs' arithmetic on it, so 48 keep that under a tenth; and 48 pairs of scores and outputs at
-// D = 64 (24 KB) fit the 32 KB L1 cache beside the part of the page in use.
-constexpr int64_t kTilePairs = 48;
 
 // Reading and converting a page, in units of one pair's arithmetic on it.
 constexpr int64_t kPageCost = 4;
@@ -167,11 +163,11 @@ struct TileRun {
 };
 
 // Emits tiles of at most `rows` rows; counts only, if `tiles` is null.  A group larger than
-// kTilePairs is cut by heads.  Tiles of one key-value head follow each other, so that its pages
+// attention_pairs is cut by heads.  Tiles of one key-value head follow each other, so that its pages
 // stay in the L2 cache; later rows, which cost more, come first.
 int64_t cut_tiles(const AttendCall& call, int64_t rows, Tile* tiles) {
   const int64_t share = call.num_heads / call.num_kv_heads;
-  const int64_t step = share < kTilePairs ? share : kTilePairs;
+  const int64_t most = tunables.attention_pairs, step = share < most ? share : most;
   int64_t count = 0;
   for (int64_t b = 0; b < call.batch.num_sequences; ++b) {
     const int64_t total = call.batch.rows(b), num_cuts = (total + rows - 1) / rows;
@@ -228,7 +224,7 @@ template <class T>
 void attend_tiles(const AttendCall& call, const Tile* tiles, int64_t count) {
   parallel_for(count, [&](int64_t index) {
     const Tile& tile = tiles[index];
-    Workspace work(kTilePairs, call.head_dim);
+    Workspace work(tunables.attention_pairs, call.head_dim);
     TileRun<T>{call, tile, work, call.batch.starts[tile.sequence] + tile.first_row}.run();
   });
 }
@@ -237,7 +233,7 @@ void attend_tiles(const AttendCall& call, const Tile* tiles, int64_t count) {
 
 void attend(const AttendCall& call) {
   const int64_t share = call.num_heads / call.num_kv_heads, threads = num_threads();
-  int64_t rows = share < kTilePairs ? kTilePairs / share : 1;
+  int64_t rows = share < tunables.attention_pairs ? tunables.attention_pairs / share : 1;
   int64_t count = cut_tiles(call, rows, nullptr);
   while (rows > 1 && threads > 1 && count < 4 * threads) {  // lower tiles balance better
     rows = (rows + 1) / 2;

@@ -101,7 +101,8 @@ void multiply(const Activations& x, const MatrixView& w, int64_t expert, const S
 }
 
 int64_t units_per_chunk(int64_t total_macs, int64_t unit_macs) {
-  const int64_t target = larger(kSmallestChunkMacs, total_macs / (8 * num_threads()));
+  const int64_t target = larger(
+      tunables.smallest_chunk_macs, total_macs / (tunables.chunks_per_thread * num_threads()));
   return larger(1, target / larger(1, unit_macs));
 }
 
@@ -109,7 +110,7 @@ void linear(const LinearCall& call) {
   const MatrixView& w = call.weights;
   if (call.x.count == 0 || w.rows == 0) return;
   const Activations x = prepare(call.x, call.norm, w);
-  const int64_t count = call.x.count, rows = smaller(count, kRowsPerChunk);
+  const int64_t count = call.x.count, rows = smaller(count, tunables.rows_per_chunk);
   const int64_t num_panels = w.num_panels(), row_chunks = divide_up(count, rows);
   const int64_t unit = 2 * panel_rows(w.format) * rows * w.columns;  // two panels
   const int64_t per_chunk = 2 * units_per_chunk(count * w.rows * w.columns, unit);

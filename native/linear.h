@@ -8,6 +8,7 @@
 #include "isa.h"
 #include "matrix.h"
 #include "threads.h"
+#include "tunables.h"
 
 namespace tribody {
 
@@ -64,13 +65,6 @@ struct LinearCall {
 struct Span {
   int64_t first_row, end_row, first_panel, end_panel;
 };
-
-// Rows of a chunk when there are many: 64 rows of 1536 codes are 98 KB, which stay in L2 beside the
-// panels that they meet.  A multiple of kRowTile.
-inline constexpr int64_t kRowsPerChunk = 64;
-
-// The least work of a chunk: 16,384 multiply-adds take about 0.5 us, five times the hand-over.
-inline constexpr int64_t kSmallestChunkMacs = 16384;
 
 inline constexpr int64_t num_groups(int64_t columns) { return (columns + kGroup - 1) / kGroup; }
 

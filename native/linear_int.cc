@@ -279,13 +279,6 @@ TRIBODY_INLINE void int_rows(const Source& source, const PanelTask& task, int64_
   }
 }
 
-// Rows from which on a panel is unpacked before it is used: a full chunk of a long prompt.  Unpacked
-// groups take two to four times the bytes and leave L1 at 1,600 columns, so fewer rows may lose.
-// Measured on a Xeon (Emerald Rapids, one thread, 512 rows of W; before -> after in GMAC/s): 64 rows
-// of 576 columns w4m32 160 -> 178, w5m32 161 -> 182 (AVX-512), 84 -> 90, 74 -> 87 (AVX2); of 4,096
-// columns w4m32 156 -> 164, w8g32 171 -> 171; 32 rows of 4,096 columns w8g32 175 -> 158.
-constexpr int64_t kUnpackRows = kRowsPerChunk;
-
 template <class F, class P>
 TRIBODY_INLINE void int_panels(const uint8_t* panel, int64_t next, const PanelTask& task,
                                const Span& span) {
@@ -293,7 +286,7 @@ TRIBODY_INLINE void int_panels(const uint8_t* panel, int64_t next, const PanelTa
   if (task.x.height == 1) return int_tile<Packed<F, P>, 1, 1>(packed, task, 0, true);
   int64_t row = span.first_row;
   if constexpr (F::kUnpacks) {
-    if (span.end_row - row >= kUnpackRows) {
+    if (span.end_row - row >= tunables.unpack_rows) {
       const Unpacked<F, P> unpacked(packed, task.x.groups);
       for (; row + kRowTile <= span.end_row; row += kRowTile) {
         row_tile<Unpacked<F, P>, kRowTile>(unpacked, task, row, false);

@@ -18,6 +18,7 @@
 #include "linear.h"
 #include "simd.h"
 #include "threads.h"
+#include "tunables.h"
 
 namespace tribody::TRIBODY_ISA {
 namespace {
@@ -27,19 +28,11 @@ namespace {
 #include "staging.inc"
 #include "latent_tile.inc"
 
-// (row, head) pairs of an absorbed tile: two AVX-512 registers of scores.  Converting a page costs
-// as much as about two pairs' arithmetic on it, and 32 outputs of 512 floats (64 KB) stay in L2.
-constexpr int64_t kAbsorbedPairs = 32;
-
 // Floats of the queries and mixed latents of one absorbed pass: 16 MB each.
 constexpr int64_t kPassFloats = 4 << 20;
 
 // Rows of an expanded tile, and of the tiles that share one rebuilding of keys and values.
 constexpr int64_t kExpandedRows = 64, kExpandedGroup = 512;
-
-// Pages rebuilt at once: 128 positions are rows enough for the linear kernel; their keys and values
-// (128 KB for 128 + 128 columns) and latents (256 KB) share the L2 cache.
-constexpr int64_t kBlockPages = 2;
 
 // out (rows, panels' columns) = x W^T for panels [first, end) of one expert, on the caller.
 void linear_on_caller(const Rows& x, const MatrixView& w, int64_t expert, int64_t first_panel,
@@ -120,7 +113,7 @@ void attend_latents(const AbsorbedPass& pass, const AbsorbedTile& cut) {
 // Tiles of the pass's rows; counts only, if tiles is null.
 int64_t cut_absorbed(const AbsorbedPass& pass, int64_t heads, AbsorbedTile* tiles) {
   const Batch& batch = pass.call.batch;
-  const int64_t height = heads < kAbsorbedPairs ? kAbsorbedPairs / heads : 1;
+  const int64_t pairs = tunables.latent_pairs, height = heads < pairs ? pairs / heads : 1;
   int64_t count = 0;
   for (int64_t b = 0; b < batch.num_sequences; ++b) {
     int64_t row = batch.row_starts[b], end = batch.row_starts[b + 1];
@@ -147,7 +140,7 @@ void run_absorbed(const AbsorbedPass& pass) {
                      Output{pass.latent_q + h * pass.rows * call.rank, call.rank});
   });
   // Fewer heads to a tile when there would be too few tiles; a page is then converted more often.
-  int64_t heads = call.num_heads < kAbsorbedPairs ? call.num_heads : kAbsorbedPairs;
+  int64_t heads = call.num_heads < tunables.latent_pairs ? call.num_heads : tunables.latent_pairs;
   while (heads > 8 && cut_absorbed(pass, heads, nullptr) % num_threads() != 0 &&
          cut_absorbed(pass, heads, nullptr) < 3 * num_threads())
     heads = (heads + 1) / 2;
@@ -195,8 +188,8 @@ class ExpandedRun {
   void run() {
     const int64_t end = first_position_ + group_.rows;
     for (int64_t i = 0; i < num_tiles_; ++i) begin(tile(i));
-    for (int64_t base = 0; base < end; base += kBlockPages * kPage) {
-      const int64_t left = end - base, most = kBlockPages * kPage;
+    for (int64_t base = 0; base < end; base += tunables.rebuilt_pages * kPage) {
+      const int64_t left = end - base, most = tunables.rebuilt_pages * kPage;
       rebuild(base, left < most ? left : most);
       for (int64_t page = base; page < end && page < base + most; page += kPage)
         for (int64_t i = 0; i < num_tiles_; ++i) {
@@ -209,7 +202,7 @@ class ExpandedRun {
 
  private:
   void place() {
-    const int64_t rows = num_tiles_ * kExpandedRows, block = kBlockPages * kPage;
+    const int64_t rows = num_tiles_ * kExpandedRows, block = tunables.rebuilt_pages * kPage;
     latents_ = pieces_.take(block * call_.rank);
     ropes_ = pieces_.take(block * call_.rope);
     kv_ = pieces_.take(block * kv_stride_ + kLanes);  // the last values are read as whole vectors

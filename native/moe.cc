@@ -24,7 +24,9 @@ struct Segment {
   int64_t panels_per_chunk, first_down_chunk;
 
   int64_t intermediate() const { return down->columns; }
-  int64_t row_chunks() const { return (input.count + kRowsPerChunk - 1) / kRowsPerChunk; }
+  int64_t row_chunks() const {
+    return (input.count + tunables.rows_per_chunk - 1) / tunables.rows_per_chunk;
+  }
 };
 
 TRIBODY_INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
@@ -94,7 +96,7 @@ void run_hidden(Segment* segments, int64_t count, int64_t macs) {
   for (int64_t i = 0; i < count; ++i) {
     Segment& s = segments[i];
     s.first_hidden_chunk = chunks;
-    const int64_t rows = smaller(s.input.count, kRowsPerChunk);
+    const int64_t rows = smaller(s.input.count, tunables.rows_per_chunk);
     // Columns of gate_up in `wide` form, pairs of columns of I otherwise; in units of a group.
     const int64_t columns = s.wide != nullptr ? s.gate_up->rows : s.intermediate();
     const int64_t unit = kGroup * rows * s.gate_up->columns * (s.wide != nullptr ? 1 : 2);
@@ -105,8 +107,8 @@ void run_hidden(Segment* segments, int64_t count, int64_t macs) {
   parallel_for(chunks, [&](int64_t chunk) {
     const Segment& s = owner<&Segment::first_hidden_chunk>(segments, count, chunk);
     const int64_t local = chunk - s.first_hidden_chunk;
-    const int64_t row = local % s.row_chunks() * kRowsPerChunk;
-    const int64_t end_row = smaller(s.input.count, row + kRowsPerChunk);
+    const int64_t row = local % s.row_chunks() * tunables.rows_per_chunk;
+    const int64_t end_row = smaller(s.input.count, row + tunables.rows_per_chunk);
     const int64_t first = local / s.row_chunks() * s.columns_per_chunk;
     if (s.wide == nullptr) {
       hidden_part(s, row, end_row, first, smaller(s.intermediate(), first + s.columns_per_chunk));
@@ -128,7 +130,7 @@ void run_down(Segment* segments, int64_t count, int64_t macs) {
   for (int64_t i = 0; i < count; ++i) {
     Segment& s = segments[i];
     s.first_down_chunk = chunks;
-    const int64_t rows = smaller(s.input.count, kRowsPerChunk);
+    const int64_t rows = smaller(s.input.count, tunables.rows_per_chunk);
     const int64_t unit = 2 * panel_rows(s.down->format) * rows * s.down->columns;
     s.panels_per_chunk = 2 * units_per_chunk(macs, unit);
     chunks += divide_up(s.down->num_panels(), s.panels_per_chunk) * s.row_chunks();
@@ -136,10 +138,10 @@ void run_down(Segment* segments, int64_t count, int64_t macs) {
   parallel_for(chunks, [&](int64_t chunk) {
     const Segment& s = owner<&Segment::first_down_chunk>(segments, count, chunk);
     const int64_t local = chunk - s.first_down_chunk;
-    const int64_t row = local % s.row_chunks() * kRowsPerChunk;
+    const int64_t row = local % s.row_chunks() * tunables.rows_per_chunk;
     const int64_t panel = local / s.row_chunks() * s.panels_per_chunk;
     multiply(s.hidden, *s.down, s.expert,
-             {row, smaller(s.input.count, row + kRowsPerChunk), panel,
+             {row, smaller(s.input.count, row + tunables.rows_per_chunk), panel,
               smaller(s.down->num_panels(), panel + s.panels_per_chunk)},
              s.out);
   });

@@ -21,12 +21,10 @@
 #include <immintrin.h>
 #endif
 
+#include "tunables.h"
+
 namespace tribody {
 namespace {
-
-// 50 us: longer than the interpreter takes between two kernels of a step (2-10 us measured), short
-// beside a step (5 ms for 135M parameters).
-constexpr auto kSpin = std::chrono::microseconds(50);
 
 // Pauses between looks at the clock while spinning, and spins of the owner before it yields its
 // core: a worker that holds the last chunk may have been descheduled.
@@ -94,7 +92,9 @@ class Pool {
     for (;;) {
       while (run_one()) {
       }
-      const auto until = std::chrono::steady_clock::now() + kSpin;
+      // Read as an atomic: a worker may still spin when another value is set.
+      const int64_t spin_us = __atomic_load_n(&tunables.spin_us, __ATOMIC_RELAXED);
+      const auto until = std::chrono::steady_clock::now() + std::chrono::microseconds(spin_us);
       bool found = false;
       while (!found && std::chrono::steady_clock::now() < until) {
         for (int i = 0; i < kPausesPerLook && !found; ++i) {

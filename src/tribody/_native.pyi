@@ -69,6 +69,17 @@ def num_threads() -> int: ...
 
 def set_num_threads(count: int) -> None: ...
 
+def tunables() -> list[tuple[str, int, list[int], str, str]]:
+    """
+    (name, default, values, phase, meaning) of each number that kernels read.
+    """
+
+def tunable(name: str) -> int:
+    """The value in force."""
+
+def set_tunable(name: str, value: int) -> None:
+    """Put one of its values in force; not while a kernel runs."""
+
 def memory_bandwidth(seconds: float) -> float:
     """
     Bytes per second that all threads read from a 160 MB buffer, best pass.

@@ -6,16 +6,35 @@ ShapeError.  The kernels take the fastest instruction set that the machine has.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
 from tribody import _native
 from tribody.core.config import WeightFormat
 from tribody.core.errors import ShapeError
-from tribody.ops.table import F32, I32, I64, U8, AttentionBatch, Matrix, Pages, RouterSpec
+from tribody.ops.table import (
+    F32,
+    I32,
+    I64,
+    U8,
+    AttentionBatch,
+    Matrix,
+    Pages,
+    Phase,
+    RouterSpec,
+    Setting,
+    Tunable,
+    check_settings,
+)
 from tribody.precision import layout
 from tribody.precision.codes import Parts, check_parts
+
+PHASES: dict[str, tuple[Phase, ...]] = {  # as native/tunables.h says it
+    "decode": ("decode",),
+    "prefill": ("prefill",),
+    "both": ("decode", "prefill"),
+}
 
 
 def _own(matrix: Matrix) -> _native.Matrix:
@@ -27,6 +46,26 @@ class NativeOps:
     """The table filled with native kernels.  Contracts stand in `ops.table`."""
 
     name = "native"
+
+    def tunables(self) -> tuple[Tunable, ...]:
+        levels = _native.isa_levels()
+        tried = tuple(levels[1:] or levels)  # the portable one is many times slower
+        isa = Tunable("isa", levels[-1], tried, "instruction set of the kernels")
+        numbers = (
+            Tunable(name, default, tuple(values), meaning, PHASES[phase])
+            for name, default, values, phase, meaning in _native.tunables()
+        )
+        return isa, *numbers
+
+    def tune(self, settings: Mapping[str, Setting]) -> None:
+        tunables = self.tunables()
+        check_settings(tunables, settings)
+        for tunable in tunables:
+            value = settings.get(tunable.name, tunable.default)
+            if isinstance(value, str):
+                _native.set_isa(value)
+            else:
+                _native.set_tunable(tunable.name, value)
 
     def pack(self, weights: F32, weight_format: WeightFormat) -> Matrix:
         return _native.pack(weights, weight_format)

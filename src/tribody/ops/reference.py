@@ -6,14 +6,27 @@ says more plainly what is meant.  Contracts (shapes, what is mutated) stand in `
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from tribody.core.config import PAGE_SIZE, WeightFormat
 from tribody.core.errors import ShapeError
-from tribody.ops.table import F32, I32, I64, U8, AttentionBatch, Matrix, Ops, Pages, RouterSpec
+from tribody.ops.table import (
+    F32,
+    I32,
+    I64,
+    U8,
+    AttentionBatch,
+    Matrix,
+    Ops,
+    Pages,
+    RouterSpec,
+    Setting,
+    Tunable,
+    check_settings,
+)
 from tribody.precision import codes, layout, quantize
 from tribody.precision.codes import Parts
 from tribody.precision.formats import FORMATS
@@ -117,6 +130,12 @@ class ReferenceOps:
     """The table filled with NumPy."""
 
     name = "reference"
+
+    def tunables(self) -> tuple[Tunable, ...]:
+        return ()
+
+    def tune(self, settings: Mapping[str, Setting]) -> None:
+        check_settings(self.tunables(), settings)
 
     def pack(self, weights: F32, weight_format: WeightFormat) -> ReferenceMatrix:
         parts = codes.encode(weights, weight_format)

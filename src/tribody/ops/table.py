@@ -12,7 +12,7 @@ or on the neighbours in the batch, so a token's result is bit-identical in any b
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -72,11 +72,53 @@ class RouterSpec:
     scale: float = 1.0
 
 
+Phase = Literal["decode", "prefill"]
+Setting = int | str
+
+
+@dataclass(frozen=True, slots=True)
+class Tunable:
+    """Something that is chosen by measurement (`tribody tune`) and no matter of results.
+
+    `values`: those worth a try, the default among them.  `phases`: what it may speed up.
+    `tolerance`: by how much a log-probability may differ from the default's; 0 = the same bits.
+    """
+
+    name: str
+    default: Setting
+    values: tuple[Setting, ...]
+    meaning: str
+    phases: tuple[Phase, ...] = ("decode", "prefill")
+    tolerance: float = 0.0
+
+
+def check_settings(tunables: Iterable[Tunable], settings: Mapping[str, Setting]) -> None:
+    """Raises: ValueError on a name that is no tunable's or a value that is not one of its own."""
+    values = {tunable.name: tunable.values for tunable in tunables}
+    for name, value in settings.items():
+        if name not in values:
+            raise ValueError(f"no tunable is named {name!r}")
+        if value not in values[name]:
+            raise ValueError(f"{name} cannot be {value!r}; it has {values[name]}")
+
+
 class Ops(Protocol):
     """The table.  Implementations are modules' frozen instances: `reference.OPS`, `native.OPS`."""
 
     @property
     def name(self) -> str: ...
+
+    def tunables(self) -> tuple[Tunable, ...]:
+        """What of this machine's kernels may be tuned, the most promising first."""
+        ...
+
+    def tune(self, settings: Mapping[str, Setting]) -> None:
+        """Put these values of `tunables` in force, and the defaults of those not named.
+
+        Holds for the whole process; not to be called while an operator runs.
+        Raises: ValueError on an unknown name or a value that is not one of its `values`.
+        """
+        ...
 
     def pack(self, weights: F32, weight_format: WeightFormat) -> Matrix:
         """Encode float32 weights (N, K) or (E, N, K) for this machine."""

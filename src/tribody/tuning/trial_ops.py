@@ -7,7 +7,7 @@ replaced by a rounded one, and which can sum up the inputs that it meets.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -25,6 +25,8 @@ from tribody.ops.table import (
     Ops,
     Pages,
     RouterSpec,
+    Setting,
+    Tunable,
 )
 from tribody.precision.codes import Parts, decode
 from tribody.quality.statistics import F64
@@ -101,6 +103,12 @@ class TrialOps:
     def __init__(self, inner: Ops) -> None:
         self._inner = inner
         self.observing = False
+
+    def tunables(self) -> tuple[Tunable, ...]:
+        return self._inner.tunables()
+
+    def tune(self, settings: Mapping[str, Setting]) -> None:
+        self._inner.tune(settings)
 
     def pack(self, weights: F32, weight_format: WeightFormat) -> TrialMatrix:
         return TrialMatrix(np.array(weights), self._inner.pack(weights, weight_format))
