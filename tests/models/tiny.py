@@ -13,8 +13,10 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
+from tribody.core.config import WeightFormat
 from tribody.models.config import read_config
 from tribody.models.load import family_of
+from tribody.precision.codes import Parts
 
 F32 = NDArray[np.float32]
 
@@ -177,6 +179,9 @@ class MemoryCheckpoint:
 
     def read(self, name: str, rows: slice | None = None) -> F32:
         return np.array(self.tensors[name] if rows is None else self.tensors[name][rows])
+
+    def codes(self, name: str) -> tuple[WeightFormat, Parts]:
+        return "float32", (self.read(name),)
 
 
 def tiny_checkpoint(name: str, seed: int = 1) -> MemoryCheckpoint:

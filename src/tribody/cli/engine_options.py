@@ -9,7 +9,7 @@ from typing import get_args
 
 from tribody.cli.environment import Environment
 from tribody.cli.sizes import parse_bytes, parse_count
-from tribody.core.config import MAX_DRAFTS, EngineConfig, KVFormat, Speculation, WeightFormat
+from tribody.core.config import MAX_DRAFTS, EngineConfig, KVFormat, Speculation, WeightChoice
 from tribody.core.errors import BadConfig, EngineFailed
 
 DEFAULT_MODEL = "mini-r1"
@@ -67,15 +67,15 @@ def _speculation(name: str) -> Speculation:
     raise BadConfig(f"--speculation {name!r} is not known; choose one of {known_names}")
 
 
-def _formats(dtype: str) -> tuple[WeightFormat, KVFormat]:
+def _formats(dtype: str) -> tuple[WeightChoice, KVFormat]:
     """Weight format and KV format; `auto` is what `EngineConfig` defaults to."""
     if dtype == "auto":
         defaults = EngineConfig(model_path="")
         return defaults.weight_format, defaults.kv_format
-    for known in get_args(WeightFormat):
+    for known in get_args(WeightChoice):
         if dtype == known:
             return known, "float32" if known == "float32" else "float16"
-    known_names = ", ".join(["auto", *get_args(WeightFormat)])
+    known_names = ", ".join(["auto", *get_args(WeightChoice)])
     raise BadConfig(f"--dtype {dtype!r} is not known; choose one of {known_names}")
 
 

@@ -31,7 +31,11 @@ app.add_typer(bench, name="bench", help="Measure a model on this machine.")
 
 MODEL_HELP = "Model name, folder or .gguf file (default: mini-r1)."
 Dtype = Annotated[
-    str, typer.Option(help="Weights at run time: auto, float32, bfloat16, float16 or w8g32.")
+    str,
+    typer.Option(
+        help="Weights at run time: a format (docs/formats.md), stored (as the checkpoint has them) "
+        "or auto (w8g32)."
+    ),
 ]
 KVMemory = Annotated[
     str | None, typer.Option(help="KV cache, such as 2GiB (default: a share of free memory).")

@@ -9,6 +9,7 @@ import msgspec
 WeightFormat = Literal[
     "float32", "bfloat16", "float16", "w8g32", "w6g32", "w5m32", "w4m32", "fp4g32", "fp8b"
 ]
+WeightChoice = Literal[WeightFormat, "stored"]  # "stored": as the checkpoint has them
 KVFormat = Literal["float32", "float16"]
 DraftSource = Literal["mtp", "ngram"]
 Speculation = Literal["auto", "mtp", "ngram", "off"]
@@ -45,7 +46,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     """How one model is loaded and run.  Crosses to the engine process."""
 
     model_path: str  # a folder or a GGUF file on disk, already fetched
-    weight_format: WeightFormat = "w8g32"
+    weight_format: WeightChoice = "w8g32"
     kv_format: KVFormat = "float16"
     kv_budget_bytes: int = 0  # 0 = kv_share of the memory that is free after loading
     kv_share: float = KV_SHARE_OF_FREE_MEMORY  # engines on one machine divide it

@@ -23,7 +23,7 @@ from typing import Literal, TypedDict, Unpack, get_args, overload
 
 import numpy as np
 
-from tribody.core.config import EngineConfig, KVFormat, Speculation, WeightFormat
+from tribody.core.config import EngineConfig, KVFormat, Speculation, WeightChoice
 from tribody.core.engine_info import EngineInfo
 from tribody.core.errors import BadConfig, BadRequest, EngineFailed
 from tribody.core.request import Event, FinishReason, Request, SamplingParams, TokenLogprob, Usage
@@ -37,7 +37,7 @@ from tribody.text.detokenizer import TextStream
 
 Prompt = str | Sequence[int]
 Prompts = list[str] | list[list[int]] | list[Prompt]
-DType = Literal["auto", "float32", "bfloat16", "float16", "w8g32"]
+DType = Literal["auto", WeightChoice]
 
 
 class EngineOptions(TypedDict, total=False):
@@ -111,7 +111,7 @@ class LLM:
         # variable that says where `tribody pull` keeps its models.
         folder = Path(cache_dir) if cache_dir else default_cache_dir(os.environ)
         path = hub.resolve(str(model), cache_dir=folder)
-        weight_format: WeightFormat = "w8g32" if dtype == "auto" else dtype
+        weight_format: WeightChoice = "w8g32" if dtype == "auto" else dtype
         self._kv_format: KVFormat = "float32" if dtype == "float32" else "float16"
         config = EngineConfig(
             model_path=str(path),

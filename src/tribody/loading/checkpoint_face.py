@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tribody.core.tokenizer_source import TokenizerSource
+from tribody.loading.stored_codes import Codes
 
 
 class Checkpoint(Protocol):
@@ -54,6 +55,14 @@ class Checkpoint(Protocol):
         Returns a fresh C-contiguous float32 array that the caller owns.
         Raises: BadModel when the name is unknown, the range is outside the tensor, the file was
         truncated since it was opened, or the values cannot be decoded (NaN codes in FP8).
+        """
+        ...
+
+    def codes(self, name: str) -> Codes | None:
+        """A whole matrix in the numbers it is stored in, as parts of a run-time format.
+
+        None where no run-time format but float32 holds these numbers exactly.
+        Raises: BadModel as `read` does.
         """
         ...
 

@@ -21,6 +21,7 @@ from tribody.loading.gguf_file import GgufFile
 from tribody.loading.gguf_layout import Stored, build_sources
 from tribody.loading.gguf_metadata import Metadata
 from tribody.loading.row_range import checked_rows
+from tribody.loading.stored_codes import Codes
 
 _MAX_PARTS = 512  # one descriptor each; the usual limit of a process is 1024
 _PART = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.gguf")
@@ -81,6 +82,10 @@ class GgufCheckpoint:
     def read(self, name: str, rows: slice | None = None) -> NDArray[np.float32]:
         wanted = checked_rows(f"{self._path}: tensor {name!r}", self.shape(name), rows)
         return self._sources[name].read(wanted.start, wanted.stop - wanted.start)
+
+    def codes(self, name: str) -> Codes | None:
+        self.shape(name)  # refuses names that are not there
+        return self._sources[name].codes()
 
     def close(self) -> None:
         for file in self._files:

@@ -125,17 +125,22 @@ class GgufFile:
         Returns float32 (count, row_elements).  Raises: BadModel when the file has shrunk or a
         value is not a finite number.
         """
-        kind = tensor.kind
-        row_bytes = tensor.row_elements // kind.block_elements * kind.block_bytes
-        raw = self.file.read(tensor.offset + first * row_bytes, count * row_bytes)
+        raw = self.raw_rows(tensor, first, count).reshape(-1)
         with np.errstate(invalid="ignore", over="ignore"):  # damaged scales are reported below
-            values = dequantize(kind, raw)
+            values = dequantize(tensor.kind, raw)
         if not np.isfinite(values).all():
             raise BadModel(
                 f"{self.file.path}: tensor {tensor.name!r} holds values that are not finite "
                 "numbers; the file is damaged: download it again"
             )
         return values.reshape(count, tensor.row_elements)
+
+    def raw_rows(self, tensor: GgufTensor, first: int, count: int) -> NDArray[np.uint8]:
+        """The same rows as they are stored: (count, bytes of a row)."""
+        kind = tensor.kind
+        row_bytes = tensor.row_elements // kind.block_elements * kind.block_bytes
+        raw = self.file.read(tensor.offset + first * row_bytes, count * row_bytes)
+        return raw.reshape(count, row_bytes)
 
     def close(self) -> None:
         self.file.close()

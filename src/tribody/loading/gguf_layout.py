@@ -1,6 +1,7 @@
 """Where each Hugging Face tensor lies in a GGUF file: names, permutations, stacks and splits.
 
-A source gives the shape of one HF tensor and reads ranges of its rows.  The four kinds:
+A source gives the shape of one HF tensor, reads ranges of its rows, and gives a matrix's stored
+numbers as they are where a run-time format holds them.  The four kinds:
 
     Plain       stored as it is
     Permuted    llama's q and k: the converter reorders each head's rows from halves (x_i, x_i+d/2)
@@ -14,13 +15,14 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tribody.core.errors import BadModel
 from tribody.loading.gguf_file import GgufFile, GgufTensor
+from tribody.loading.stored_codes import Codes, all_finite, codes_of
 
 F32 = NDArray[np.float32]
 
@@ -35,6 +37,10 @@ class Source(Protocol):
         """Rows [first, first + count) of the first axis; the range has been checked."""
         ...
 
+    def codes(self) -> Codes | None:
+        """The whole matrix in its stored numbers, or None."""
+        ...
+
 
 @dataclass(frozen=True)
 class Stored:
@@ -45,6 +51,19 @@ class Stored:
 
     def error(self, text: str) -> BadModel:
         return BadModel(f"{self.file.file.path}: tensor {self.tensor.name!r}: {text}")
+
+    def raw(self, first: int, count: int) -> NDArray[np.uint8]:
+        """Rows as they are stored, (count, bytes of a row)."""
+        return self.file.raw_rows(self.tensor, first, count)
+
+    def codes(self, rows: NDArray[np.uint8]) -> Codes | None:
+        """Rows of this tensor, in whatever order, as codes of a run-time format."""
+        found = codes_of(self.tensor.kind.name, rows)
+        if found is not None and not all_finite(found):
+            raise self.error(
+                "holds values that are not finite numbers; the file is damaged: download it again"
+            )
+        return found
 
 
 @dataclass(frozen=True)
@@ -64,6 +83,9 @@ class Plain:
         rows = self.stored.file.read_rows(tensor, first * inner, count * inner)
         return rows.reshape(count, *tensor.shape[1:])
 
+    def codes(self) -> Codes | None:
+        return self.stored.codes(self.stored.raw(0, self.shape[0]))
+
 
 @dataclass(frozen=True)
 class Permuted:
@@ -81,11 +103,19 @@ class Permuted:
         per_head = self.shape[0] // self.heads
         first_head, stop_head = first // per_head, -(-(first + count) // per_head)
         num_heads = stop_head - first_head
-        stored = self.plain.read(first_head * per_head, num_heads * per_head)
-        pairs = stored.reshape(num_heads, per_head // 2, 2, *self.shape[1:])
-        rows = np.ascontiguousarray(pairs.swapaxes(1, 2)).reshape(stored.shape)
+        rows = _to_halves(self.plain.read(first_head * per_head, num_heads * per_head), num_heads)
         start = first - first_head * per_head
         return np.ascontiguousarray(rows[start : start + count])
+
+    def codes(self) -> Codes | None:
+        stored = self.plain.stored
+        return stored.codes(_to_halves(stored.raw(0, self.shape[0]), self.heads))
+
+
+def _to_halves(rows: NDArray[Any], num_heads: int) -> NDArray[Any]:
+    """Rows of whole heads, from pairs to halves."""
+    pairs = rows.reshape(num_heads, -1, 2, *rows.shape[1:])
+    return np.ascontiguousarray(pairs.swapaxes(1, 2)).reshape(rows.shape)
 
 
 @dataclass(frozen=True)
@@ -100,6 +130,10 @@ class Expert:
     def read(self, first: int, count: int) -> F32:
         start = self.index * self.shape[0] + first
         return self.stored.file.read_rows(self.stored.tensor, start, count)
+
+    def codes(self) -> Codes | None:
+        num_rows = self.shape[0]
+        return self.stored.codes(self.stored.raw(self.index * num_rows, num_rows))
 
 
 @dataclass(frozen=True)
@@ -124,6 +158,9 @@ class SplitKv:
         rows = np.concatenate([keys, values], axis=1).reshape(num_heads * per_head, rank)
         start = first - first_head * per_head
         return np.ascontiguousarray(rows[start : start + count])
+
+    def codes(self) -> Codes | None:
+        return None  # keys are stored along another axis
 
 
 _TOP = {

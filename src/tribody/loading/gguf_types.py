@@ -11,6 +11,7 @@ its low nibbles for elements 0..15 and its high nibbles for 16..31):
     Q4_K 256 elements, 144 B   d, dmin, packed 6-bit (scale, min)[8], nibbles[128]
                                x = (d scale) q - (dmin min), 8 groups of 32
     Q5_K 256 elements, 176 B   as Q4_K with high bits[32] before the nibbles
+    MXFP4 32 elements, 17 B    scale byte e, nibbles[16] of E2M1     x = 2^(e - 127) value
     Q6_K 256 elements, 210 B   low nibbles[128], high pairs[64], int8 scale[16], d
                                x = (d scale) (q - 32), 16 groups of 16
 
@@ -28,6 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tribody.loading.plain_types import decode_bf16, decode_f16, decode_f32
+from tribody.precision.float_codes import E2M1_VALUES, power_of_two
 
 Bytes = NDArray[np.uint8]
 Floats = NDArray[np.float32]
@@ -131,6 +133,12 @@ def _q6_k(blocks: Bytes) -> Floats:
     return codes.reshape(-1, 16, 16).astype(np.float32) * scales[..., None]
 
 
+def _mxfp4(blocks: Bytes) -> Floats:
+    scales = power_of_two(np.ascontiguousarray(blocks[:, :1]))
+    # A negative zero becomes zero, as in the reference decoder.
+    return E2M1_VALUES[_nibbles(blocks[:, 1:], 16)] * scales + np.float32(0)
+
+
 @dataclass(frozen=True)
 class GgufType:
     """A tensor type: its name in messages, elements and bytes per block, and its decoder."""
@@ -153,12 +161,13 @@ GGUF_TYPES = {
     13: GgufType("Q5_K", 256, 176, _q5_k),
     14: GgufType("Q6_K", 256, 210, _q6_k),
     30: GgufType("BF16", 1, 2, decode_bf16),
+    39: GgufType("MXFP4", 32, 17, _mxfp4),
 }
 
 UNSUPPORTED_TYPES = {
     9: "Q8_1", 10: "Q2_K", 11: "Q3_K", 15: "Q8_K", 16: "IQ2_XXS", 17: "IQ2_XS", 18: "IQ3_XXS",
     19: "IQ1_S", 20: "IQ4_NL", 21: "IQ3_S", 22: "IQ2_S", 23: "IQ4_XS", 24: "I8", 25: "I16",
-    26: "I32", 27: "I64", 28: "F64", 29: "IQ1_M", 34: "TQ1_0", 35: "TQ2_0", 39: "MXFP4",
+    26: "I32", 27: "I64", 28: "F64", 29: "IQ1_M", 34: "TQ1_0", 35: "TQ2_0",
 }  # fmt: skip
 """Types that exist but are refused, so that the message can name them."""
 

@@ -18,6 +18,7 @@ from tribody.core.errors import BadModel
 from tribody.core.tokenizer_source import TokenizerSource
 from tribody.loading.checkpoint_face import Checkpoint
 from tribody.loading.packed_file import Item, PackedFile, PackedItem, write_packed
+from tribody.loading.stored_codes import Codes
 
 SUFFIX = ".tribody"
 VERSION = "1"  # of the layout of all formats: a file of another one is refused, a cache made anew
@@ -68,6 +69,9 @@ class PackedCheckpoint:
         raise BadModel(f"{self._file.path}: is packed; {name} cannot be read by itself")
 
     def read(self, name: str, rows: slice | None = None) -> NDArray[np.float32]:
+        raise BadModel(f"{self._file.path}: is packed; {name} cannot be read by itself")
+
+    def codes(self, name: str) -> Codes | None:
         raise BadModel(f"{self._file.path}: is packed; {name} cannot be read by itself")
 
     def close(self) -> None:

@@ -30,10 +30,12 @@ from tribody.loading.plain_types import (
 )
 from tribody.loading.row_range import checked_rows
 from tribody.loading.safetensors_file import SafetensorsFile, TensorEntry
+from tribody.loading.stored_codes import Codes, all_finite, codes_of, fp8_codes
 
 _LOG = logging.getLogger(__name__)
 _SCALE_SUFFIX = "_scale_inv"
 _MAX_SHARDS = 512  # one descriptor each; the usual limit of a process is 1024
+_NOT_FINITE = "holds values that are not finite numbers; the file is damaged: download it again"
 _DECODERS = {"F32": decode_f32, "F16": decode_f16, "BF16": decode_bf16}
 
 
@@ -92,11 +94,23 @@ class SafetensorsCheckpoint:
             return self._read_fp8(stored, raw.reshape(shape), wanted)
         values = _DECODERS[entry.dtype](raw).reshape(shape)
         if not np.isfinite(values).all():
-            raise BadModel(
-                f"{stored.file.file.path}: tensor {name!r} holds values that are not finite "
-                "numbers; the file is damaged: download it again"
-            )
+            raise BadModel(f"{stored.file.file.path}: tensor {name!r} {_NOT_FINITE}")
         return values
+
+    def codes(self, name: str) -> Codes | None:
+        stored = self._find(name)
+        entry = stored.entry
+        where = f"{stored.file.file.path}: tensor {name!r}"
+        if len(entry.shape) != 2:
+            raise BadModel(f"{where}: shape {entry.shape} is not that of a matrix")
+        num_rows = entry.shape[0]
+        rows = stored.file.read(entry, slice(0, num_rows)).reshape(num_rows, -1)
+        if entry.dtype == "F8_E4M3":
+            return fp8_codes(rows, self._read_scales(stored, rows, slice(0, num_rows)), self._tile)
+        found = codes_of(entry.dtype, rows)
+        if found is not None and not all_finite(found):
+            raise BadModel(f"{where} {_NOT_FINITE}")
+        return found
 
     def close(self) -> None:
         for file in self._files:
@@ -175,21 +189,26 @@ class SafetensorsCheckpoint:
     def _read_fp8(
         self, stored: _Stored, codes: NDArray[np.uint8], rows: slice
     ) -> NDArray[np.float32]:
+        values = decode_e4m3(codes)
+        if rows.start < rows.stop:
+            scale_tiles(values, self._read_scales(stored, codes, rows), self._tile, rows.start)
+        return values
+
+    def _read_scales(
+        self, stored: _Stored, codes: NDArray[np.uint8], rows: slice
+    ) -> NDArray[np.float32]:
+        """The scales of the tiles that these rows touch; codes and scales are checked."""
         where = f"{stored.file.file.path}: tensor {stored.entry.name!r}"
         if has_e4m3_nan(codes):
             raise BadModel(f"{where}: holds NaN codes (0x7F or 0xFF); the file is damaged")
         scale = self._stored[stored.entry.name + _SCALE_SUFFIX]
         tiles = slice(rows.start // self._tile[0], -(-rows.stop // self._tile[0]))
-        if rows.start == rows.stop:
-            return np.zeros(codes.shape, dtype=np.float32)
         scales = decode_f32(scale.file.read(scale.entry, tiles)).reshape(
             tiles.stop - tiles.start, -1
         )
         if not np.isfinite(scales).all():
             raise BadModel(f"{where}: a scale in {scale.entry.name!r} is not a finite number")
-        values = decode_e4m3(codes)
-        scale_tiles(values, scales, self._tile, rows.start)
-        return values
+        return scales
 
     def _find(self, name: str) -> _Stored:
         stored = self._stored.get(name)

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tribody.core.config import WeightFormat
+from tribody.core.config import WeightChoice
 from tribody.models import deepseek_mtp, deepseek_v3, llama
 from tribody.models.config import GroupedQuery, ModelConfig, read_config
 from tribody.models.deepseek_mtp import DeepseekMTP
@@ -61,14 +61,15 @@ def has_drafter(checkpoint: TensorSource | PackedSource) -> bool:
 def load_model(
     checkpoint: TensorSource | PackedSource,
     ops: Ops,
-    weight_format: WeightFormat,
+    weight_format: WeightChoice,
     progress: Progress | None = None,
     *,
     drafter: bool = False,
 ) -> Model:
     """Check the checkpoint against its config, then read and pack it tensor by tensor.
 
-    A packed checkpoint is taken as it is, whatever `weight_format`.
+    "stored" keeps the checkpoint's own numbers (CheckpointReader).  A packed checkpoint is taken as
+    it is, whatever `weight_format`.
     `drafter`: read its multi-token-prediction module too (`has_drafter`).
     Norm weights, biases and router weights stay float32 whatever the format.  Config keys that
     are not known, and tensors that are not used, are logged once.

@@ -16,9 +16,10 @@ from typing import Protocol, get_args, runtime_checkable
 
 import numpy as np
 
-from tribody.core.config import WeightFormat
+from tribody.core.config import WeightChoice, WeightFormat
 from tribody.core.errors import BadModel
 from tribody.ops.table import F32, U8, Matrix, Ops
+from tribody.precision.codes import Parts
 from tribody.precision.formats import matrix_bytes
 
 logger = logging.getLogger(__name__)
@@ -43,6 +44,9 @@ class TensorSource(Protocol):
     def names(self) -> Iterable[str]: ...
     def shape(self, name: str) -> tuple[int, ...]: ...
     def read(self, name: str, rows: slice | None = None) -> F32: ...
+    def codes(self, name: str) -> tuple[WeightFormat, Parts] | None:
+        """A matrix in the numbers it is stored in; None where only float32 holds them."""
+        ...
 
 
 class PackedItem(Protocol):
@@ -186,11 +190,15 @@ class WeightReader(Protocol):
 
 @dataclass(slots=True)
 class CheckpointReader:
-    """Reads tensors and packs them, one at a time.  `total` values are to be read."""
+    """Reads tensors and packs them, one at a time.  `total` values are to be read.
+
+    "stored" keeps the numbers of every matrix: in the checkpoint's own codes where a run-time
+    format holds them, else in float32.
+    """
 
     source: TensorSource
     ops: Ops
-    weight_format: WeightFormat
+    weight_format: WeightChoice
     total: int
     progress: Progress | None = None
     weights: Weights = field(default_factory=Weights)
@@ -207,35 +215,75 @@ class CheckpointReader:
         name = matrix_name(names)
         if weight_format is not None:
             self.weights.prescribed.add(name)
+        chosen = weight_format or self.weight_format
+        if chosen == "stored":
+            known, parts = self._stored(names)
+            shape = (sum(self.source.shape(n)[0] for n in names), self.source.shape(names[0])[1])
+            return self._keep(name, self.ops.pack_codes(known, parts, shape))
         values = np.ascontiguousarray(self._joined(names))
-        return self._keep(name, self.ops.pack(values, weight_format or self.weight_format))
+        return self._keep(name, self.ops.pack(values, chosen))
 
     def stack(self, experts: Sequence[Sequence[str]]) -> Matrix:
         shapes = [self.source.shape(name) for name in experts[0]]
         shape = (len(experts), sum(rows for rows, _ in shapes), shapes[0][1])
+        name = matrix_name(experts[0])
+        if self.weight_format == "stored":
+            return self._keep(name, self._stored_stack(experts, shape))
         matrices = (np.ascontiguousarray(self._joined(names)) for names in experts)
-        packed = self.ops.pack_stack(matrices, shape, self.weight_format)
-        return self._keep(matrix_name(experts[0]), packed)
+        return self._keep(name, self.ops.pack_stack(matrices, shape, self.weight_format))
 
     def derived(self, name: str, source: Matrix, make: Callable[[F32], F32]) -> Matrix:
         rows, columns = source.shape
         values = np.empty((rows, columns), np.float32)
         self.ops.embed(source, np.arange(rows, dtype=np.int32), values)
         # Groups of 32 along another axis would round a second time, and differently.
-        plain: WeightFormat = self.weight_format
+        plain = source.format
         if plain not in ("float32", "bfloat16", "float16"):
-            plain = "float16"
+            plain = "float32" if self.weight_format == "stored" else "float16"
         self.weights.derived.add(name)
         return self._keep(name, self.ops.pack(np.ascontiguousarray(make(values)), plain))
 
     def _read(self, name: str) -> F32:
         values = self.source.read(name)
-        self.num_read += values.size
+        self._count(values.size)
+        return values
+
+    def _count(self, num_values: int) -> None:
+        self.num_read += num_values
         share = self.num_read * PROGRESS_CALLS // self.total
         if self.progress is not None and share > self.reported:
             self.reported = share
             self.progress(4 * self.num_read, 4 * self.total)
-        return values
+
+    def _stored(self, names: Sequence[str]) -> tuple[WeightFormat, Parts]:
+        """The named tensors' rows joined, in the numbers that all of them are stored in."""
+        found = [self.source.codes(name) for name in names]
+        known = [codes for codes in found if codes is not None]
+        if len(known) < len(found) or len({weight_format for weight_format, _ in known}) > 1:
+            return "float32", (np.ascontiguousarray(self._joined(names)),)
+        self._count(sum(math.prod(self.source.shape(name)) for name in names))
+        columns = zip(*(parts for _, parts in known), strict=True)
+        return known[0][0], tuple(np.ascontiguousarray(np.concatenate(c)) for c in columns)
+
+    def _stored_stack(
+        self, experts: Sequence[Sequence[str]], shape: tuple[int, int, int]
+    ) -> Matrix:
+        """Experts' codes are in memory once more, beside the packed ones."""
+        before = self.num_read
+        parts_of_all: Parts = ()
+        common: WeightFormat = "float32"
+        for index, names in enumerate(experts):
+            weight_format, parts = self._stored(names)
+            if weight_format == "float32" or (index and weight_format != common):
+                self.num_read = before
+                matrices = (np.ascontiguousarray(self._joined(names)) for names in experts)
+                return self.ops.pack_stack(matrices, shape, "float32")
+            if not index:
+                common = weight_format
+                parts_of_all = tuple(np.empty((len(experts), *p.shape), p.dtype) for p in parts)
+            for whole, part in zip(parts_of_all, parts, strict=True):
+                whole[index] = part
+        return self.ops.pack_codes(common, parts_of_all, shape)
 
     def _joined(self, names: Sequence[str]) -> F32:
         if len(names) == 1:

@@ -14,7 +14,7 @@ from typing import Literal, get_args
 
 import msgspec
 
-from tribody.core.config import EngineConfig, KVFormat, WeightFormat
+from tribody.core.config import EngineConfig, KVFormat, WeightChoice
 from tribody.core.errors import BadConfig
 from tribody.engine.build import BuiltEngine, build
 from tribody.loading.packed_checkpoint import SUFFIX
@@ -27,7 +27,7 @@ Backend = Literal["native", "reference"]
 class Precision:
     """In which number formats a model runs: `packed` is a .tribody file, in place of `weights`."""
 
-    weights: WeightFormat
+    weights: WeightChoice
     kv: KVFormat
     packed: Path | None = None
 
@@ -41,7 +41,7 @@ class Precision:
 REFERENCE = Precision("float32", "float32")
 
 
-def usual_kv(weights: WeightFormat) -> KVFormat:
+def usual_kv(weights: WeightChoice) -> KVFormat:
     """The cache that `tribody serve --dtype` uses beside these weights."""
     return "float32" if weights == "float32" else "float16"
 
@@ -58,7 +58,7 @@ def parse_precision(text: str) -> Precision:
             raise BadConfig(f"--format {text}: there is no such file; tribody quantize writes one")
         return Precision("w8g32", usual_kv("w8g32"), path)
     weights, slash, kv = text.partition("/")
-    for known in get_args(WeightFormat):
+    for known in get_args(WeightChoice):
         if weights == known:
             if not slash:
                 return Precision(known, usual_kv(known))
@@ -67,7 +67,7 @@ def parse_precision(text: str) -> Precision:
                     return Precision(known, known_kv)
     raise BadConfig(
         f"--format {text!r} is not known; choose a {SUFFIX} file or one of "
-        f"{', '.join(get_args(WeightFormat))}, with /{' or /'.join(get_args(KVFormat))} after it "
+        f"{', '.join(get_args(WeightChoice))}, with /{' or /'.join(get_args(KVFormat))} after it "
         "for another KV cache than the usual one"
     )
 

@@ -19,6 +19,7 @@ from gguf import quants
 SCALE_OFFSETS = {
     "F32": [], "F16": [], "BF16": [], "Q8_0": [0], "Q4_0": [0], "Q4_1": [0, 2], "Q5_0": [0],
     "Q5_1": [0, 2], "Q4_K": [0, 2], "Q5_K": [0, 2], "Q6_K": [208],
+    "MXFP4": [],
 }  # fmt: skip
 
 
@@ -38,6 +39,8 @@ def main() -> None:
             raw = raw.view(np.uint8).reshape(1, -1)
         else:
             raw = rng.integers(0, 256, (count, size), dtype=np.uint8)
+            if name == "MXFP4":
+                raw[:, 0] %= 253  # no scale that makes a value infinite
             for offset in offsets:
                 scale = rng.standard_normal(count) * 10.0 ** rng.integers(-7, 2, count)
                 raw[:, offset : offset + 2] = scale.astype("<f2").view(np.uint8).reshape(-1, 2)
