@@ -31,8 +31,8 @@ namespace {
 // Floats of the queries and mixed latents of one absorbed pass: 16 MB each.
 constexpr int64_t kPassFloats = 4 << 20;
 
-// Rows of an expanded tile, and of the tiles that share one rebuilding of keys and values.
-constexpr int64_t kExpandedRows = 64, kExpandedGroup = 512;
+// Rows of an expanded tile.
+constexpr int64_t kExpandedRows = 64;
 
 // out (rows, panels' columns) = x W^T for panels [first, end) of one expert, on the caller.
 void linear_on_caller(const Rows& x, const MatrixView& w, int64_t expert, int64_t first_panel,
@@ -293,17 +293,18 @@ void mla_attend_absorbed(const MlaAttendCall& call) {
 
 void mla_attend_expanded(const MlaAttendCall& call) {
   const Batch& batch = call.batch;
+  const int64_t most = tunables.rebuild_rows;
   int64_t count = 0;
   for (int64_t b = 0; b < batch.num_sequences; ++b)
-    count += (batch.rows(b) + kExpandedGroup - 1) / kExpandedGroup * call.num_heads;
+    count += (batch.rows(b) + most - 1) / most * call.num_heads;
   ExpandedGroup* groups = scratch<ExpandedGroup>(Scratch::attention_a, count);
   count = 0;
   for (int64_t b = 0; b < batch.num_sequences; ++b)
-    for (int64_t done = 0; done < batch.rows(b); done += kExpandedGroup) {
+    for (int64_t done = 0; done < batch.rows(b); done += most) {
       const int64_t left = batch.rows(b) - done;
       for (int64_t head = 0; head < call.num_heads; ++head)
         groups[count++] = ExpandedGroup{b, batch.row_starts[b] + done,
-                                        left < kExpandedGroup ? left : kExpandedGroup, head};
+                                        left < most ? left : most, head};
     }
   parallel_for(count, [&](int64_t index) {
     if (call.half) {

@@ -23,6 +23,9 @@ const Tunable kTunables[] = {
      "rows times heads that read a page of latents together (MLA, absorbed)", {16, 32, 64}, 3},
     {"rebuilt_pages", &Tunables::rebuilt_pages, "prefill",
      "pages of keys and values rebuilt at once (MLA, expanded)", {1, 2, 4, 8}, 4},
+    {"rebuild_rows", &Tunables::rebuild_rows, "prefill",
+     "rows that share one rebuilding of keys and values (MLA, expanded)",
+     {128, 256, 512, 1024, 2048}, 5},
 };
 const size_t kNumTunables = sizeof kTunables / sizeof kTunables[0];
 

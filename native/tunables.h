@@ -46,6 +46,10 @@ struct Tunables {
   // latents (256 KB) share the L2 cache.
   int64_t rebuilt_pages = 2;
 
+  // Latent attention, expanded: rows that share one rebuilding.  More rows rebuild less often, but
+  // their queries and outputs (1,280 bytes a row for 192 + 128 columns) are walked once a page.
+  int64_t rebuild_rows = 512;
+
   // How long a worker spins after its last chunk before it sleeps: longer than the interpreter takes
   // between two kernels of a step (2-10 us measured), short beside a step (5 ms for 135M
   // parameters).

@@ -110,9 +110,18 @@ def test_dtype(dtype: str, weights: str, kv: str) -> None:
     assert (config.weight_format, config.kv_format) == (weights, kv)
 
 
+def test_tuning_is_found_beside_the_models_unless_it_is_not_wanted() -> None:
+    default = engine_config(Path("/m"), EngineOptions(), EMPTY)
+    assert Path(default.tuning_dir) == EMPTY.cache_dir.parent / "tuning"
+    assert engine_config(Path("/m"), EngineOptions(tuning=False), EMPTY).tuning_dir == ""
+    assert (default.num_threads, default.max_step_tokens) == (0, 0)
+    stated = engine_config(Path("/m"), EngineOptions(threads=3, max_step_tokens=64), EMPTY)
+    assert (stated.num_threads, stated.max_step_tokens) == (3, 64)
+
+
 def test_speculation() -> None:
     default = engine_config(Path("/m"), EngineOptions(), EMPTY)
-    assert (default.speculation, default.max_drafts) == ("auto", 8)
+    assert (default.speculation, default.max_drafts) == ("auto", 0)  # 0: as tuned
     chosen = engine_config(Path("/m"), EngineOptions(speculation="ngram", max_drafts=3), EMPTY)
     assert (chosen.speculation, chosen.max_drafts) == ("ngram", 3)
 

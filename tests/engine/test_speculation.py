@@ -294,8 +294,8 @@ def test_what_cannot_be_had_is_refused(tmp_path: Path) -> None:
     folder = write_model_folder(tmp_path / "llama", "llama")
     with pytest.raises(BadConfig, match="no multi-token-prediction module"):
         start(folder, "mtp")
-    with pytest.raises(BadConfig, match="max_drafts is 0"):
-        start(folder, "auto", max_drafts=0)
+    with pytest.raises(BadConfig, match="max_drafts is -1"):
+        start(folder, "auto", max_drafts=-1)
     assert start(folder, "auto").info.speculation == "ngram"
 
 

@@ -95,7 +95,7 @@ def test_what_is_no_tunable_is_refused() -> None:
             ops.tune({"speed": 11})
     with pytest.raises(ValueError, match="spin_us cannot be 7"):
         native.OPS.tune({"isa": FIRST, "spin_us": 7})
-    assert _native.current_isa() == _native.isa_levels()[-1]  # nothing of a refused set is put in force
+    assert _native.current_isa() == _native.isa_levels()[-1]  # of a refused set nothing is put in
     with pytest.raises(ValueError, match="no tunable is named speed"):
         _native.set_tunable("speed", 1)
     with pytest.raises(ValueError, match="rows_per_chunk cannot be 63"):

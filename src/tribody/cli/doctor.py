@@ -15,12 +15,16 @@ from tribody.cli.machine_report import (
     CONTEXT_TOKENS,
     MachineReport,
     ModelOutlook,
+    TunedModel,
     look_at_machine,
     outlooks,
+    tuned_models,
 )
 from tribody.cli.server_report import ServerReport, look_at_server
 from tribody.cli.sizes import show_bytes
+from tribody.core.config import default_tuning_dir
 from tribody.core.errors import BadRequest, EngineFailed
+from tribody.engine.tuned import in_words
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 
@@ -30,6 +34,7 @@ class Report(msgspec.Struct, frozen=True):
 
     machine: MachineReport
     models: list[ModelOutlook]
+    tuned: list[TunedModel]
     server: ServerReport | None
     server_error: str | None
 
@@ -42,7 +47,8 @@ def run(url: str | None, *, as_json: bool) -> None:
     environment = read_environment(os.environ)
     machine = look_at_machine()
     server, problem = _server(url, environment)
-    report = Report(machine, outlooks(machine), server, problem)
+    tuned = tuned_models(default_tuning_dir(environment.cache_dir))
+    report = Report(machine, outlooks(machine), tuned, server, problem)
     if as_json:
         print(msgspec.json.format(msgspec.json.encode(report), indent=2).decode())
     else:
@@ -75,6 +81,7 @@ def _print(report: Report, console: Console) -> None:
     )
     console.out(f"  bandwidth  {machine.bandwidth_bytes_per_s / 1e9:.1f} GB/s read, measured now")
     _print_models(report, console)
+    _print_tuned(report, console)
     if report.server is not None:
         _print_server(report.server, console)
     else:
@@ -98,6 +105,15 @@ def _print_models(report: Report, console: Console) -> None:
         table.add_row(model.name, show_bytes(model.needed_bytes), _fits(model), speed)
     console.print(table)
     console.out("  At best: one stream, bandwidth / bytes read per token; expect 60 to 90 % of it.")
+
+
+def _print_tuned(report: Report, console: Console) -> None:
+    console.print("\n[bold]Tuned[/bold]  for this machine", markup=True)
+    for model in report.tuned:
+        saved = ", ".join(f"{name} {share:+.1%}" for name, share in model.time_saved.items())
+        console.out(f"  {model.name} for {model.goal}: {in_words(model.settings)}; saves {saved}")
+    if not report.tuned:
+        console.out("  nothing yet: tribody tune MODEL")
 
 
 def _fits(model: ModelOutlook) -> str:

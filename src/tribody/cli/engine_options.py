@@ -9,7 +9,13 @@ from typing import get_args
 
 from tribody.cli.environment import Environment
 from tribody.cli.sizes import parse_bytes, parse_count
-from tribody.core.config import MAX_DRAFTS, EngineConfig, KVFormat, Speculation, WeightChoice
+from tribody.core.config import (
+    EngineConfig,
+    KVFormat,
+    Speculation,
+    WeightChoice,
+    default_tuning_dir,
+)
 from tribody.core.errors import BadConfig, EngineFailed
 
 DEFAULT_MODEL = "mini-r1"
@@ -24,10 +30,11 @@ class EngineOptions:
     kv_memory: str | None = None
     threads: int | None = None
     max_context: str | None = None
-    max_step_tokens: int = 512
+    max_step_tokens: int | None = None
     max_running: int = 64
     speculation: str = "auto"
-    max_drafts: int = MAX_DRAFTS
+    max_drafts: int | None = None
+    tuning: bool = True  # use what `tribody tune` found
 
 
 def engine_config(path: Path, options: EngineOptions, environment: Environment) -> EngineConfig:
@@ -52,10 +59,11 @@ def engine_config(path: Path, options: EngineOptions, environment: Environment) 
         kv_budget_bytes=kv_budget_bytes,
         num_threads=options.threads or environment.threads or 0,
         max_context_tokens=context,
-        max_step_tokens=options.max_step_tokens,
+        max_step_tokens=options.max_step_tokens or 0,
         max_running=options.max_running,
         speculation=_speculation(options.speculation),
-        max_drafts=options.max_drafts,
+        max_drafts=options.max_drafts or 0,
+        tuning_dir=str(default_tuning_dir(environment.cache_dir)) if options.tuning else "",
     )
 
 

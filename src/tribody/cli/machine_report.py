@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import importlib
 import os
-import platform
 from importlib import resources
 from pathlib import Path
 
 import msgspec
 
 from tribody.cli.engine_options import require_native
-from tribody.engine.machine import available_bytes, physical_cores
+from tribody.engine.machine import available_bytes, cpu_name, physical_cores
+from tribody.engine.tuned import all_of, this_machine
+from tribody.ops.table import Setting
 from tribody.precision.formats import FORMATS
 
 MEASURE_SECONDS = 1.0
@@ -30,6 +31,16 @@ class MachineReport(msgspec.Struct, frozen=True):
     total_bytes: int
     available_bytes: int
     bandwidth_bytes_per_s: float
+
+
+class TunedModel(msgspec.Struct, frozen=True):
+    """What `tribody tune` found for a model on this machine."""
+
+    name: str
+    goal: str
+    created: str
+    settings: dict[str, Setting]
+    time_saved: dict[str, float]  # by phase, as a share
 
 
 class KnownModel(msgspec.Struct, frozen=True):
@@ -78,17 +89,19 @@ def look_at_machine() -> MachineReport:
     )
 
 
-def cpu_name(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
-    """The processor's marketing name, or its architecture where nothing says it."""
-    try:
-        lines = cpuinfo.read_text().splitlines()
-    except OSError:
-        lines = []
-    for line in lines:
-        name, _, value = line.partition(":")
-        if name.strip() == "model name" and value.strip():
-            return value.strip()
-    return platform.processor() or platform.machine()
+def tuned_models(folder: Path) -> list[TunedModel]:
+    """Those whose results are of this machine as it is now, and of this version."""
+    ops = importlib.import_module("tribody.ops.native").OPS
+    return [
+        TunedModel(
+            name=tuning.model,
+            goal=tuning.goal,
+            created=tuning.created,
+            settings=tuning.settings,
+            time_saved={name: phase.gain.share for name, phase in tuning.phases.items()},
+        )
+        for tuning in all_of(folder, this_machine(ops))
+    ]
 
 
 def known_models() -> KnownModels:

@@ -50,7 +50,11 @@ Speculation = Annotated[
     str, typer.Option(help="Draft tokens where it pays: auto, mtp, ngram or off.")
 ]
 MaxDrafts = Annotated[
-    int, typer.Option(min=1, max=64, help="Most tokens drafted for one sequence in one step.")
+    int | None,
+    typer.Option(min=1, max=64, help="Most tokens drafted for one sequence in one step."),
+]
+Tuning = Annotated[
+    bool, typer.Option("--tuning/--no-tuning", help="Use what `tribody tune` found, if it was run.")
 ]
 Thinking = Annotated[
     bool | None,
@@ -83,11 +87,12 @@ def serve(
     threads: Threads = None,
     max_context: MaxContext = None,
     max_step_tokens: Annotated[
-        int, typer.Option(min=1, max=65536, help="Token budget of one step.")
-    ] = 512,
+        int | None, typer.Option(min=1, max=65536, help="Token budget of one step (default: 512).")
+    ] = None,
     max_running: Annotated[int, typer.Option(min=1, max=4096, help="Sequences in one step.")] = 64,
     speculation: Speculation = "auto",
-    max_drafts: MaxDrafts = 8,
+    max_drafts: MaxDrafts = None,
+    tuning: Tuning = True,
     shutdown_timeout: Annotated[
         float, typer.Option(min=0, max=86400, help="Seconds that a drain may take.")
     ] = 30.0,
@@ -106,6 +111,7 @@ def serve(
         max_running=max_running,
         speculation=speculation,
         max_drafts=max_drafts,
+        tuning=tuning,
     )
     options = command.ServeOptions(
         models=models or [],
@@ -134,6 +140,7 @@ def chat(
     dtype: Dtype = "auto",
     threads: Threads = None,
     max_context: MaxContext = None,
+    tuning: Tuning = True,
 ) -> None:
     """Talk with a model in the terminal: loaded here, or behind --url."""
     from tribody.cli import chat as command
@@ -149,7 +156,8 @@ def chat(
         thinking=thinking,
         url=url,
     )
-    command.run(options, EngineOptions(dtype=dtype, threads=threads, max_context=max_context))
+    engine = EngineOptions(dtype=dtype, threads=threads, max_context=max_context, tuning=tuning)
+    command.run(options, engine)
 
 
 @app.command()
@@ -167,7 +175,8 @@ def generate(
     max_context: MaxContext = None,
     max_running: Annotated[int, typer.Option(min=1, max=4096, help="Sequences in one step.")] = 64,
     speculation: Speculation = "auto",
-    max_drafts: MaxDrafts = 8,
+    max_drafts: MaxDrafts = None,
+    tuning: Tuning = True,
 ) -> None:
     """Answer a JSONL file of prompts as one batch that resumes.
 
@@ -188,6 +197,7 @@ def generate(
         max_running=max_running,
         speculation=speculation,
         max_drafts=max_drafts,
+        tuning=tuning,
     )
     defaults = given_fields(
         temperature=temperature, max_tokens=max_tokens, seed=seed, thinking=thinking
@@ -245,6 +255,38 @@ def quantize(
 
 
 @app.command()
+def tune(
+    model: Annotated[str | None, typer.Argument(help=MODEL_HELP)] = None,
+    goal: Annotated[
+        str, typer.Option("--for", help="latency, prefill, both (of one stream) or throughput.")
+    ] = "both",
+    seconds: Annotated[
+        float, typer.Option(min=10, max=86400, help="Time for all of it, loading included.")
+    ] = 240.0,
+    text: Annotated[
+        Path | None, typer.Option(help="Text to go on from (default: questions, or tasks).")
+    ] = None,
+    dtype: Dtype = "auto",
+    kv_memory: KVMemory = None,
+    threads: Threads = None,
+    speculation: Speculation = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="Print what was found as JSON.")] = False,
+) -> None:
+    """Search for the settings under which a model is fastest on this machine.
+
+    They are kept, and serve, chat, generate and bench use them; answers stay the same.
+    """
+    from tribody.cli import tune as command
+    from tribody.cli.engine_options import EngineOptions
+
+    options = command.TuneOptions(model, goal, seconds, text, as_json)
+    engine = EngineOptions(
+        dtype=dtype, kv_memory=kv_memory, threads=threads, speculation=speculation, tuning=False
+    )
+    command.run(options, engine)
+
+
+@app.command()
 def doctor(
     url: Url = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
@@ -289,6 +331,7 @@ def quality(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     kv_memory: KVMemory = None,
     threads: Threads = None,
+    tuning: Tuning = True,
 ) -> None:
     """Measure what number formats cost a model.
 
@@ -311,7 +354,8 @@ def quality(
         out=out,
         as_json=as_json,
     )
-    command.run_quality(options, EngineOptions(kv_memory=kv_memory, threads=threads))
+    engine = EngineOptions(kv_memory=kv_memory, threads=threads, tuning=tuning)
+    command.run_quality(options, engine)
 
 
 @app.command()

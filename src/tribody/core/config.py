@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
 import msgspec
@@ -29,13 +30,23 @@ MAX_DRAFTS = 8
 # the eighth of a row is still right more often than not where a text repeats itself.
 
 
+DEFAULT_STEP_TOKENS = 512
+# Tokens that one step computes: 512 rows of a prompt keep the kernels at their best rate, and
+# sequences that decode meanwhile wait no longer than that.
+
+
+def default_tuning_dir(models_dir: Path) -> Path:
+    """Beside the folder that fetched models are kept in."""
+    return models_dir.parent / "tuning"
+
+
 class SchedulerConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Limits of one step and of the queue."""
 
     num_pages: int
     max_context_tokens: int
     page_size: int = PAGE_SIZE
-    max_step_tokens: int = 512  # one budget for decodes and prefill chunks together
+    max_step_tokens: int = DEFAULT_STEP_TOKENS  # one budget for decodes and prefill chunks together
     max_running: int = 64  # sequences in a step
     max_waiting: int = 1024  # requests in the queue; one more is refused as overloaded
     draft_sources: tuple[DraftSource, ...] = ()  # what may draft tokens; none = no speculation
@@ -43,18 +54,22 @@ class SchedulerConfig(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """How one model is loaded and run.  Crosses to the engine process."""
+    """How one model is loaded and run.  Crosses to the engine process.
+
+    What `tribody tune` may choose (`engine.tuned`) is 0 or "auto" where it is left to it.
+    """
 
     model_path: str  # a folder or a GGUF file on disk, already fetched
     weight_format: WeightChoice = "w8g32"
     kv_format: KVFormat = "float16"
     kv_budget_bytes: int = 0  # 0 = kv_share of the memory that is free after loading
     kv_share: float = KV_SHARE_OF_FREE_MEMORY  # engines on one machine divide it
-    num_threads: int = 0  # 0 = physical cores
+    num_threads: int = 0  # 0 = as tuned, else physical cores
     max_context_tokens: int = 0  # 0 = what the model allows
-    max_step_tokens: int = 512
+    max_step_tokens: int = 0  # 0 = as tuned, else DEFAULT_STEP_TOKENS; at least max_running
     max_running: int = 64
     max_waiting: int = 1024
     ops: Literal["native", "reference"] = "native"
     speculation: Speculation = "auto"  # "auto": the model's own drafter if it has one, and n-grams
-    max_drafts: int = MAX_DRAFTS
+    max_drafts: int = 0  # 0 = as tuned, else MAX_DRAFTS
+    tuning_dir: str = ""  # where `tribody tune` leaves what it found; "" = nothing is applied

@@ -40,6 +40,7 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
     fingerprint: str
     precision: WeightPrecision | None = None
     speculation: str = "off"  # what may draft tokens: "mtp", "ngram" or "mtp+ngram"
+    tuning: str | None = None  # what `tribody tune` changed, in words; None: nothing was applied
 
 
 class EngineStats(msgspec.Struct, frozen=True, kw_only=True):

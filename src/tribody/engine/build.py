@@ -20,6 +20,7 @@ from tribody.core.tokenizer_source import TokenizerSource
 from tribody.engine.engine import Engine
 from tribody.engine.machine import available_bytes, physical_cores
 from tribody.engine.model_executor import ModelExecutor
+from tribody.engine.tuned import find, in_words, kernel_settings, model_key, resolve
 from tribody.loading.checkpoint import open_checkpoint
 from tribody.loading.packed_checkpoint import PackedCheckpoint
 from tribody.memory.kv_store import KVLayout, KVStore, page_bytes
@@ -49,6 +50,7 @@ class BuiltEngine:
     tokenizer: Tokenizer
     tokenizer_source: TokenizerSource
     eos_token_ids: frozenset[int]
+    model_key: str  # of `engine.tuned`
 
 
 def build_engine(config: EngineConfig, progress: Progress | None) -> tuple[Engine, EngineInfo]:
@@ -63,15 +65,10 @@ def build(config: EngineConfig, progress: Progress | None = None) -> BuiltEngine
     Raises: BadModel, BadConfig.
     """
     started = time.monotonic()
-    if not 1 <= config.max_running <= config.max_step_tokens:
-        raise BadConfig(
-            f"max_running is {config.max_running}; it must be between 1 and "
-            f"max_step_tokens ({config.max_step_tokens}), so that every sequence can decode"
-        )
     ops: Ops = native.OPS if config.ops == "native" else reference.OPS
-    num_threads = config.num_threads or physical_cores()
-    _native.set_num_threads(num_threads)
     with closing(open_checkpoint(Path(config.model_path))) as checkpoint:
+        key = model_key(checkpoint.fingerprint, config)
+        config, tuning = _tune(config, ops, key)
         tokenizer = Tokenizer.from_source(checkpoint.tokenizer_source)
         sources = _draft_sources(config, checkpoint)
         model = load_model(
@@ -101,16 +98,34 @@ def build(config: EngineConfig, progress: Progress | None = None) -> BuiltEngine
             num_pages=limits.num_pages,
             page_size=PAGE_SIZE,
             max_running=config.max_running,
-            num_threads=num_threads,
+            num_threads=config.num_threads,
             isa=_native.current_isa() if ops.name == "native" else ops.name,
             load_seconds=time.monotonic() - started,
             fingerprint=fingerprint.hex(),
             speculation="+".join(sources) or "off",
+            tuning=tuning,
         )
         engine = Engine(scheduler, executor, tokenizer)
         return BuiltEngine(
-            engine, info, executor, ops, tokenizer, checkpoint.tokenizer_source, ends
+            engine, info, executor, ops, tokenizer, checkpoint.tokenizer_source, ends, key
         )
+
+
+def _tune(config: EngineConfig, ops: Ops, key: str) -> tuple[EngineConfig, str | None]:
+    """The configuration with nothing left open, its part for the kernels being in force, and what
+    was tuned, in words.  Raises: BadConfig."""
+    tuning = find(Path(config.tuning_dir), ops, key) if config.tuning_dir else None
+    settings = {} if tuning is None else tuning.settings
+    config = resolve(config, settings, physical_cores())
+    if not 1 <= config.max_running <= config.max_step_tokens:
+        raise BadConfig(
+            f"max_running is {config.max_running}; it must be between 1 and "
+            f"max_step_tokens ({config.max_step_tokens}), so that every sequence can decode"
+        )
+    _native.set_num_threads(config.num_threads)
+    if config.tuning_dir:
+        ops.tune(kernel_settings(settings))
+    return config, None if tuning is None else in_words(settings)
 
 
 class _Verification(msgspec.Struct):

@@ -23,7 +23,13 @@ from typing import Literal, TypedDict, Unpack, get_args, overload
 
 import numpy as np
 
-from tribody.core.config import EngineConfig, KVFormat, Speculation, WeightChoice
+from tribody.core.config import (
+    EngineConfig,
+    KVFormat,
+    Speculation,
+    WeightChoice,
+    default_tuning_dir,
+)
 from tribody.core.engine_info import EngineInfo
 from tribody.core.errors import BadConfig, BadRequest, EngineFailed
 from tribody.core.request import Event, FinishReason, Request, SamplingParams, TokenLogprob, Usage
@@ -52,6 +58,7 @@ class EngineOptions(TypedDict, total=False):
     ops: Literal["native", "reference"]
     speculation: Speculation
     max_drafts: int
+    tuning_dir: str
 
 
 @dataclass(slots=True)
@@ -102,7 +109,8 @@ class LLM:
         """`model`: a folder, a .gguf file or a name that `tribody pull` takes.
 
         dtype "auto" is int8 weights with a float16 cache; "float32" computes and caches in float32.
-        Names are fetched to `cache_dir`, the folder that `tribody pull` uses unless given.
+        Names are fetched to `cache_dir`, the folder that `tribody pull` uses unless given.  What
+        `tribody tune` found is used, unless tuning_dir is "".
         Raises: BadConfig, BadModel, DownloadFailed.
         """
         if dtype not in get_args(DType):
@@ -113,6 +121,7 @@ class LLM:
         path = hub.resolve(str(model), cache_dir=folder)
         weight_format: WeightChoice = "w8g32" if dtype == "auto" else dtype
         self._kv_format: KVFormat = "float32" if dtype == "float32" else "float16"
+        options.setdefault("tuning_dir", str(default_tuning_dir(folder)))
         config = EngineConfig(
             model_path=str(path),
             weight_format=weight_format,

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import math
 import os
+import platform
 from pathlib import Path
 
 CGROUP = Path("/sys/fs/cgroup")
+CPUINFO = Path("/proc/cpuinfo")
 CPUS = Path("/sys/devices/system/cpu")
 MEMINFO = Path("/proc/meminfo")
 
@@ -21,6 +23,15 @@ def _text(path: Path) -> str:
         return path.read_text()
     except OSError:
         return ""
+
+
+def cpu_name(cpuinfo: Path = CPUINFO) -> str:
+    """The processor's marketing name, or its architecture where nothing says it."""
+    for line in _text(cpuinfo).splitlines():
+        name, _, value = line.partition(":")
+        if name.strip() == "model name" and value.strip():
+            return value.strip()
+    return platform.processor() or platform.machine()
 
 
 def physical_cores(cpus: Path = CPUS, cgroup: Path = CGROUP) -> int:

@@ -309,6 +309,10 @@ def _bits(precision: WeightPrecision | None) -> str:
     return f", {precision.bits_per_weight:.2f} bits each{kept}"
 
 
+def tuning_text(tuning: str | None) -> str:
+    return "not tuned" if tuning is None else f"tuned ({tuning})"
+
+
 def ready_text(host: str, port: int, service: Service) -> str:
     """What a person needs once the server is ready: where, what, on which terms, and a curl."""
     shown = f"[{host}]" if ":" in host else host
@@ -323,7 +327,7 @@ def ready_text(host: str, port: int, service: Service) -> str:
             f"KV {info.kv_format} {info.kv_budget_bytes / 2**20:.0f} MiB ({info.kv_limit}) "
             f"= {info.num_pages * info.page_size} tokens, "
             f"context {info.max_context_tokens}, speculation {info.speculation}, "
-            f"{info.num_threads} threads ({info.isa}), "
+            f"{info.num_threads} threads ({info.isa}), {tuning_text(info.tuning)}, "
             f"loaded in {info.load_seconds:.1f} s"
         )
     key = "" if service.keys is None else " -H 'Authorization: Bearer YOUR_KEY'"
