@@ -9,7 +9,6 @@
 #include "linear.h"
 #include "moe.h"
 #include "norm.h"
-#include "sampling.h"
 
 namespace tribody {
 
@@ -136,17 +135,11 @@ void bind_moe(const In& x, const In& experts, const In& weights, const Matrix& g
   TRIBODY_DISPATCH(moe(call));
 }
 
-// spec = (top_k, num_groups, top_groups, sigmoid, group_by_two, normalize, scale)
-using RouteSpec = std::tuple<int64_t, int64_t, int64_t, bool, bool, bool, float>;
+}  // namespace
 
-void bind_route(const In& logits, const In& bias, const RouteSpec& spec, const Out& experts,
-                const Out& weights) {
+RouteCall router_of(const RouteSpec& spec, int64_t num_experts) {
   RouteCall call{};
-  const float* data = checked<float>(logits, "logits", 2);
-  call.num_experts = static_cast<int64_t>(logits.shape(1));
-  const auto count = static_cast<int64_t>(logits.shape(0));
-  call.logits = {data, logits.stride(0), count};
-  call.bias = vector_of(bias, "bias", call.num_experts);
+  call.num_experts = num_experts;
   std::tie(call.top_k, call.num_groups, call.top_groups, call.sigmoid, call.group_by_two,
            call.normalize, call.scale) = spec;
   if (call.num_groups < 1 || call.num_experts % call.num_groups != 0 || call.top_groups < 1 ||
@@ -154,6 +147,18 @@ void bind_route(const In& logits, const In& bias, const RouteSpec& spec, const O
     throw ShapeError("route: top_k, num_groups and top_groups do not fit " +
                      std::to_string(call.num_experts) + " experts");
   }
+  return call;
+}
+
+namespace {
+
+void bind_route(const In& logits, const In& bias, const RouteSpec& spec, const Out& experts,
+                const Out& weights) {
+  const float* data = checked<float>(logits, "logits", 2);
+  RouteCall call = router_of(spec, static_cast<int64_t>(logits.shape(1)));
+  const auto count = static_cast<int64_t>(logits.shape(0));
+  call.logits = {data, logits.stride(0), count};
+  call.bias = vector_of(bias, "bias", call.num_experts);
   call.experts = checked<int32_t>(experts, "experts", 2);
   call.experts_stride = experts.stride(0);
   check_size("experts rows", static_cast<int64_t>(experts.shape(0)), count);
@@ -244,4 +249,5 @@ NB_MODULE(_native, module) {
              "out = e^x as the kernels compute it; for tests.");
   bind_machine(module);
   bind_attention(module);
+  bind_layers(module);
 }

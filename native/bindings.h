@@ -8,8 +8,10 @@
 #include <cstdint>
 #include <stdexcept>
 #include <string>
+#include <tuple>
 
 #include "matrix.h"
+#include "sampling.h"
 
 namespace tribody {
 
@@ -79,8 +81,15 @@ inline void check_plain(const Matrix& matrix, const char* name) {
   if (matrix.stacked()) throw ShapeError(std::string(name) + ": expected (N, K), got (E, N, K)");
 }
 
+// (top_k, num_groups, top_groups, sigmoid, group_by_two, normalize, scale)
+using RouteSpec = std::tuple<int64_t, int64_t, int64_t, bool, bool, bool, float>;
+
+// A call without its arrays; raises for numbers that do not fit.
+RouteCall router_of(const RouteSpec& spec, int64_t num_experts);
+
 void bind_matrix(nb::module_& module);
 void bind_machine(nb::module_& module);
 void bind_attention(nb::module_& module);
+void bind_layers(nb::module_& module);
 
 }  // namespace tribody

@@ -52,6 +52,14 @@ enum class Scratch : int {
   attention_b,
   attention_c,
   attention_d,
+  layer_first,    // layers.cc: the output of the first product of a layer
+  layer_q,
+  layer_mixed,    // attention's output
+  layer_rows,     // row_starts of a batch's parts
+  layer_hidden,   // the experts' input
+  layer_scores,
+  layer_shares,
+  layer_chosen,
   count,
 };
 void* scratch_bytes(Scratch slot, size_t bytes);

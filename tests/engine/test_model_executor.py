@@ -46,7 +46,8 @@ def test_step_input_arrays() -> None:
     assert step.batch.row_starts.tolist() == [0, 1, 4]
     assert step.batch.starts.tolist() == [65, 63]
     assert step.batch.page_tables.tolist() == [[4, 2], [1, 3]]
-    generated, prompts = step.split()
+    angles = np.zeros((4, 2), np.float32)
+    generated, prompts = step.rows((angles, angles)).split()
     assert (generated.row_starts.tolist(), prompts.row_starts.tolist()) == ([0, 1], [0, 3])
     assert prompts.page_tables.tolist() == [[1, 3]]
     for array in (step.token_ids, step.batch.row_starts, step.batch.starts):

@@ -8,10 +8,11 @@ import pytest
 from tests.models.five_ways import whole
 from tests.models.tiny import CONFIGS, MemoryCheckpoint, tiny_checkpoint, tiny_tokens, weight
 from tribody.core.errors import BadModel
-from tribody.models.deepseek_v3 import DeepseekV3, SparseMLP
+from tribody.models.deepseek_v3 import DeepseekV3
 from tribody.models.llama import Llama
 from tribody.models.load import load_model
 from tribody.ops import reference
+from tribody.ops.layers import SparseMLP
 
 
 def load(checkpoint: MemoryCheckpoint) -> object:

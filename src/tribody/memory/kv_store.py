@@ -1,4 +1,4 @@
-"""The byte half of KV memory: one array of pages per layer and kind, in the operators' layouts.
+"""The byte half of KV memory: one array of all layers' pages per kind, in the operators' layouts.
 
 It knows no requests and no ids beyond the page's index.  Arrays come zeroed from the operating
 system (calloc), so a page takes physical memory only once it is written.
@@ -44,20 +44,18 @@ def page_bytes(layout: KVLayout, kv_format: KVFormat) -> int:
 
 
 class KVStore:
-    """The pages of one engine.  `layers[i]` holds layer i's arrays, (P, *shape) each."""
+    """The pages of one engine.  `arrays` are (L, P, *shape), one for each of a layout's shapes."""
 
     def __init__(self, layout: KVLayout, num_pages: int, kv_format: KVFormat) -> None:
         dtype = DTYPES[kv_format]
         self.num_pages = num_pages
         self.num_bytes = num_pages * page_bytes(layout, kv_format)
-        self.layers: list[tuple[Pages, ...]] = [
-            tuple(np.zeros((num_pages, *shape), dtype) for shape in layout.page_shapes)
-            for _ in range(layout.num_layers)
-        ]
+        self.arrays: tuple[Pages, ...] = tuple(
+            np.zeros((layout.num_layers, num_pages, *shape), dtype) for shape in layout.page_shapes
+        )
 
     def copy_pages(self, pairs: Iterable[tuple[int, int]]) -> None:
         """Copy page `source` onto page `target` in every layer, pair after pair."""
         for source, target in pairs:
-            for arrays in self.layers:
-                for pages in arrays:
-                    pages[target] = pages[source]
+            for pages in self.arrays:
+                pages[:, target] = pages[:, source]

@@ -22,9 +22,10 @@ import numpy as np
 
 from tribody.memory.kv_store import KVStore, latent_layout
 from tribody.models.config import Latent, ModelConfig
-from tribody.models.deepseek_v3 import DeepseekV3, LatentStep, Layer, layer_shapes, read_layer
+from tribody.models.deepseek_v3 import DeepseekV3, layer_shapes, read_layer, spec_of
 from tribody.models.step_input import StepInput
 from tribody.models.weights import Shapes, WeightReader
+from tribody.ops.composed import latent_layers
 from tribody.ops.table import F32, I32, I64, Matrix
 
 
@@ -49,7 +50,6 @@ class _Weights:
     hnorm: F32
     eh_proj: Matrix
     shared_head_norm: F32
-    layer: Layer
 
 
 class DeepseekMTP:
@@ -65,8 +65,9 @@ class DeepseekMTP:
             hnorm=weights.vector(f"{prefix}.hnorm.weight"),
             eh_proj=weights.matrix(f"{prefix}.eh_proj.weight"),
             shared_head_norm=weights.vector(f"{prefix}.shared_head.norm.weight"),
-            layer=read_layer(config, weights, config.num_hidden_layers),
         )
+        layer = read_layer(config, weights, config.num_hidden_layers)
+        self._stack = latent_layers(weights.ops, [layer], spec_of(config))
         self.kv_layout = latent_layout(1, latent.kv_lora_rank, latent.qk_rope_head_dim)
 
     def hidden(self, rows: I64) -> F32:
@@ -88,9 +89,7 @@ class DeepseekMTP:
         ops.rms_norm(hidden, weights.hnorm, eps, seen)
         x = scratch.rows("drafter x", num_rows, size)
         ops.linear(joined, weights.eh_proj, None, None, x)
-        (pages,) = kv.layers[0]
-        LatentStep(model, step).add(weights.layer.attention, pages, x)
-        model.add_mlp(weights.layer, x)
+        self._stack.run(range(1), x, model.step_rows(step), kv.arrays)
         last = x[step.logit_rows]
         normed = np.empty_like(last)
         logits = scratch.rows("logits", len(last), config.vocab_size)

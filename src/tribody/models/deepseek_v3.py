@@ -9,18 +9,19 @@ tests/parity.  The multi-token-prediction layers are left to `deepseek_mtp`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from tribody.memory.kv_store import KVStore, latent_layout
 from tribody.models import vocabulary
 from tribody.models.config import Experts, Latent, ModelConfig
 from tribody.models.rope import RopeTable
-from tribody.models.step_input import Drafter, Scratch, StepInput
+from tribody.models.step_input import Drafter, StepInput
 from tribody.models.vocabulary import Vocabulary
 from tribody.models.weights import Shapes, WeightReader
-from tribody.ops.table import F32, I64, Matrix, Ops, Pages
+from tribody.ops.composed import latent_layers
+from tribody.ops.layers import DenseMLP, LatentLayer, LatentSpec, SparseMLP, StepRows
+from tribody.ops.scratch import Scratch
+from tribody.ops.table import F32, Matrix, Ops
 
 
 def _attention(config: ModelConfig) -> Latent:
@@ -91,75 +92,6 @@ def skipped_tensors(config: ModelConfig) -> tuple[str, ...]:
     return (*mtp, *vocabulary.skipped_tensors(config))
 
 
-@dataclass(frozen=True, slots=True)
-class Attention:
-    """One layer's latent attention.
-
-    `a_proj` joins what reads the hidden state: [q_a_proj or q_proj; kv_a_proj_with_mqa].
-    `w_uk` (H, R, Dn) and `w_uv` (H, Dv, R) are kv_b_proj cut by head for the absorbed form: the
-    values that the packed kv_b_proj stands for, so that both forms use the same weights.
-    """
-
-    input_layernorm: F32
-    a_proj: Matrix
-    q_b: tuple[F32, Matrix] | None  # q_a_layernorm, q_b_proj
-    kv_a_layernorm: F32
-    kv_b_proj: Matrix
-    w_uk: Matrix
-    w_uv: Matrix
-    o_proj: Matrix
-
-
-@dataclass(frozen=True, slots=True)
-class DenseMLP:
-    gate_up_proj: Matrix
-    down_proj: Matrix
-
-
-@dataclass(frozen=True, slots=True)
-class SparseMLP:
-    """Router (always float32), routed experts stacked (E, ...), shared experts as one MLP."""
-
-    gate: Matrix
-    e_score_correction_bias: F32 | None
-    experts: tuple[Matrix, Matrix]
-    shared_experts: tuple[Matrix, Matrix] | None
-
-
-@dataclass(frozen=True, slots=True)
-class Layer:
-    attention: Attention
-    post_attention_layernorm: F32
-    mlp: DenseMLP | SparseMLP
-
-
-def _read_attention(config: ModelConfig, weights: WeightReader, layer: str) -> Attention:
-    latent, prefix = _attention(config), f"{layer}.self_attn"
-    q_first = "q_a_proj" if latent.q_lora_rank else "q_proj"
-    q_b = None
-    if latent.q_lora_rank:
-        norm = weights.vector(f"{prefix}.q_a_layernorm.weight")
-        q_b = (norm, weights.matrix(f"{prefix}.q_b_proj.weight"))
-    kv_b = weights.matrix(f"{prefix}.kv_b_proj.weight")
-    nope = latent.qk_nope_head_dim
-
-    def by_head(values: F32) -> F32:
-        return values.reshape(latent.num_attention_heads, -1, latent.kv_lora_rank)
-
-    return Attention(
-        input_layernorm=weights.vector(f"{layer}.input_layernorm.weight"),
-        a_proj=weights.matrix(f"{prefix}.{q_first}.weight", f"{prefix}.kv_a_proj_with_mqa.weight"),
-        q_b=q_b,
-        kv_a_layernorm=weights.vector(f"{prefix}.kv_a_layernorm.weight"),
-        kv_b_proj=kv_b,
-        w_uk=weights.derived(
-            f"{prefix}.w_uk", kv_b, lambda values: by_head(values)[:, :nope].transpose(0, 2, 1)
-        ),
-        w_uv=weights.derived(f"{prefix}.w_uv", kv_b, lambda values: by_head(values)[:, nope:]),
-        o_proj=weights.matrix(f"{prefix}.o_proj.weight"),
-    )
-
-
 def _read_mlp(weights: WeightReader, prefix: str) -> tuple[Matrix, Matrix]:
     gate_up = weights.matrix(f"{prefix}.gate_proj.weight", f"{prefix}.up_proj.weight")
     return gate_up, weights.matrix(f"{prefix}.down_proj.weight")
@@ -179,14 +111,58 @@ def _read_sparse(experts: Experts, weights: WeightReader, prefix: str) -> Sparse
     return SparseMLP(gate, bias, (gate_up, down), shared)
 
 
-def read_layer(config: ModelConfig, weights: WeightReader, index: int) -> Layer:
+def read_layer(config: ModelConfig, weights: WeightReader, index: int) -> LatentLayer:
     """One decoder layer's weights, read and packed."""
     layer = f"model.layers.{index}"
-    attention = _read_attention(config, weights, layer)
-    norm = weights.vector(f"{layer}.post_attention_layernorm.weight")
+    latent, prefix = _attention(config), f"{layer}.self_attn"
+    q_first = "q_a_proj" if latent.q_lora_rank else "q_proj"
+    q_b = None
+    if latent.q_lora_rank:
+        norm = weights.vector(f"{prefix}.q_a_layernorm.weight")
+        q_b = (norm, weights.matrix(f"{prefix}.q_b_proj.weight"))
+    kv_b = weights.matrix(f"{prefix}.kv_b_proj.weight")
+    nope = latent.qk_nope_head_dim
+
+    def by_head(values: F32) -> F32:
+        return values.reshape(latent.num_attention_heads, -1, latent.kv_lora_rank)
+
+    mlp: DenseMLP | SparseMLP
     if config.experts is not None and _is_sparse(config, index):
-        return Layer(attention, norm, _read_sparse(config.experts, weights, f"{layer}.mlp"))
-    return Layer(attention, norm, DenseMLP(*_read_mlp(weights, f"{layer}.mlp")))
+        mlp = _read_sparse(config.experts, weights, f"{layer}.mlp")
+    else:
+        mlp = DenseMLP(*_read_mlp(weights, f"{layer}.mlp"))
+    return LatentLayer(
+        input_layernorm=weights.vector(f"{layer}.input_layernorm.weight"),
+        a_proj=weights.matrix(f"{prefix}.{q_first}.weight", f"{prefix}.kv_a_proj_with_mqa.weight"),
+        q_b=q_b,
+        kv_a_layernorm=weights.vector(f"{prefix}.kv_a_layernorm.weight"),
+        kv_b_proj=kv_b,
+        w_uk=weights.derived(
+            f"{prefix}.w_uk", kv_b, lambda values: by_head(values)[:, :nope].transpose(0, 2, 1)
+        ),
+        w_uv=weights.derived(f"{prefix}.w_uv", kv_b, lambda values: by_head(values)[:, nope:]),
+        o_proj=weights.matrix(f"{prefix}.o_proj.weight"),
+        post_attention_layernorm=weights.vector(f"{layer}.post_attention_layernorm.weight"),
+        mlp=mlp,
+    )
+
+
+def spec_of(config: ModelConfig) -> LatentSpec:
+    """The numbers that all layers share."""
+    latent = _attention(config)
+    return LatentSpec(
+        hidden_size=config.hidden_size,
+        num_heads=latent.num_attention_heads,
+        nope=latent.qk_nope_head_dim,
+        rope=latent.qk_rope_head_dim,
+        rank=latent.kv_lora_rank,
+        value_dim=latent.v_head_dim,
+        q_lora_rank=latent.q_lora_rank,
+        rope_interleave=latent.rope_interleave,
+        eps=config.rms_norm_eps,
+        scale=config.softmax_scale,
+        router=None if config.experts is None else config.experts.router,
+    )
 
 
 class DeepseekV3:
@@ -209,6 +185,7 @@ class DeepseekV3:
         self.hidden: F32 = np.empty((0, config.hidden_size), np.float32)
         self.vocabulary = Vocabulary(config, weights)
         self.layers = [read_layer(config, weights, i) for i in range(config.num_hidden_layers)]
+        self._stack = latent_layers(weights.ops, self.layers, spec_of(config))
         self.weights = weights.weights
 
     def forward(self, step: StepInput, kv: KVStore) -> F32:
@@ -224,95 +201,8 @@ class DeepseekV3:
         return self.vocabulary.logits(x, step, self.scratch)
 
     def run_layers(self, layers: range, x: F32, step: StepInput, kv: KVStore) -> None:
-        attend = LatentStep(self, step)
-        for index in layers:
-            layer, (pages,) = self.layers[index], kv.layers[index]
-            attend.add(layer.attention, pages, x)
-            self.add_mlp(layer, x)
+        self._stack.run(layers, x, self.step_rows(step), kv.arrays)
 
-    def add_mlp(self, layer: Layer, x: F32) -> None:
-        """x += the layer's MLP or experts, of the normalised x."""
-        mlp, norm, eps = layer.mlp, layer.post_attention_layernorm, self.config.rms_norm_eps
-        if isinstance(mlp, DenseMLP):
-            self.ops.norm_mlp(x, norm, eps, mlp.gate_up_proj, mlp.down_proj)
-        else:
-            self._add_experts(mlp, norm, x)
-
-    def _add_experts(self, mlp: SparseMLP, norm: F32, x: F32) -> None:
-        """x += routed experts + shared expert, of the normalised x."""
-        ops, experts, scratch = self.ops, self.config.experts, self.scratch
-        assert experts is not None
-        top_k = experts.router.top_k
-        hidden = scratch.rows("hidden", *x.shape)
-        scores = scratch.rows("scores", len(x), experts.n_routed_experts)
-        chosen = np.empty((len(x), top_k), np.int32)
-        shares = scratch.rows("shares", len(x), top_k)
-        ops.rms_norm(x, norm, self.config.rms_norm_eps, hidden)
-        ops.linear(hidden, mlp.gate, None, None, scores)
-        ops.route(scores, mlp.e_score_correction_bias, experts.router, chosen, shares)
-        ops.moe(hidden, chosen, shares, mlp.experts, mlp.shared_experts, x)
-
-
-class LatentStep:
-    """The arrays that latent attention shares between the layers of one step."""
-
-    def __init__(self, model: DeepseekV3, step: StepInput) -> None:
-        latent, config, scratch = _attention(model.config), model.config, model.scratch
-        num_rows = len(step.token_ids)
-        heads, nope = latent.num_attention_heads, latent.qk_nope_head_dim
-        rope = latent.qk_rope_head_dim
-        self._ops, self._head_dims, self._latent = model.ops, (heads, nope, rope), latent
-        self._eps, self._scale = config.rms_norm_eps, config.softmax_scale
-        self._slots: I64 = step.slots
-        self._cos_sin = model.rope.rows(step.positions)
-        self._generated, self._prompts = step.split()
-        self._cut = int(step.batch.row_starts[step.num_generated])
-        q_width = heads * (nope + rope)
-        first_width = latent.q_lora_rank or q_width
-        joined = scratch.rows(
-            "joined", num_rows, first_width + latent.kv_lora_rank + latent.qk_rope_head_dim
-        )
-        self._joined = joined
-        self._q_a, self._kv_a = joined[:, :first_width], joined[:, first_width:]
-        self._q = scratch.rows("q", num_rows, q_width) if latent.q_lora_rank else self._q_a
-        self._mixed = scratch.rows("mixed", num_rows, heads * latent.v_head_dim)
-
-    def add(self, layer: Attention, pages: Pages, x: F32) -> None:
-        """x += attention of the normalised x; writes the step's latents to `pages`."""
-        ops, eps, q, mixed, cut = self._ops, self._eps, self._q, self._mixed, self._cut
-        ops.norm_linear(x, layer.input_layernorm, eps, layer.a_proj, None, self._joined)
-        if layer.q_b is not None:
-            ops.norm_linear(self._q_a, layer.q_b[0], eps, layer.q_b[1], None, q)
-        ops.mla_store(
-            q,
-            self._head_dims,
-            self._kv_a,
-            layer.kv_a_layernorm,
-            eps,
-            self._cos_sin,
-            self._latent.rope_interleave,
-            self._slots,
-            pages,
-        )
-        if cut:
-            ops.mla_attend_absorbed(
-                q[:cut],
-                self._head_dims,
-                layer.w_uk,
-                layer.w_uv,
-                pages,
-                self._generated,
-                self._scale,
-                mixed[:cut],
-            )
-        if cut < len(x):
-            ops.mla_attend_expanded(
-                q[cut:],
-                self._head_dims,
-                layer.kv_b_proj,
-                pages,
-                self._prompts,
-                self._scale,
-                mixed[cut:],
-            )
-        ops.linear(mixed, layer.o_proj, None, x, x)
+    def step_rows(self, step: StepInput) -> StepRows:
+        """What layers see of a step."""
+        return step.rows(self.rope.rows(step.positions))

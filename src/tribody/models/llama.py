@@ -1,4 +1,4 @@
-"""Llama, Qwen2 and Qwen3: grouped-query attention and a gated MLP, five operator calls a layer.
+"""Llama, Qwen2 and Qwen3: grouped-query attention and a gated MLP.
 
 The three differ in biases (Qwen2: q, k, v) and in per-head norms of q and k (Qwen3); the config
 says which.  Source: the models' transformers definitions; parity test: tests/parity.
@@ -6,16 +6,17 @@ says which.  Source: the models' transformers definitions; parity test: tests/pa
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from tribody.memory.kv_store import KVStore, grouped_query_layout
 from tribody.models import vocabulary
 from tribody.models.config import GroupedQuery, ModelConfig
 from tribody.models.rope import RopeTable
-from tribody.models.step_input import Drafter, Scratch, StepInput
+from tribody.models.step_input import Drafter, StepInput
 from tribody.models.vocabulary import Vocabulary
 from tribody.models.weights import Shapes, WeightReader
-from tribody.ops.table import F32, Matrix, Ops
+from tribody.ops.composed import grouped_query_layers
+from tribody.ops.layers import DenseMLP, GroupedQueryLayer, GroupedQuerySpec
+from tribody.ops.scratch import Scratch
+from tribody.ops.table import F32
 
 QKV = ("q_proj", "k_proj", "v_proj")
 
@@ -55,31 +56,16 @@ def skipped_tensors(config: ModelConfig) -> tuple[str, ...]:
     return vocabulary.skipped_tensors(config)
 
 
-@dataclass(frozen=True, slots=True)
-class Layer:
-    """One decoder layer's weights; names as in the checkpoint, joined where matrices are."""
-
-    input_layernorm: F32
-    qkv_proj: Matrix
-    qkv_bias: F32 | None
-    qk_norm: tuple[F32, F32, float] | None
-    o_proj: Matrix
-    o_bias: F32 | None
-    post_attention_layernorm: F32
-    gate_up_proj: Matrix
-    down_proj: Matrix
-
-
-def _read_layer(config: ModelConfig, weights: WeightReader, index: int) -> Layer:
+def _read_layer(config: ModelConfig, weights: WeightReader, index: int) -> GroupedQueryLayer:
     attention, layer = _attention(config), f"model.layers.{index}"
     heads = [f"{layer}.self_attn.{name}" for name in QKV]
     qk_norm = None
     if attention.qk_norm:
         q_norm = weights.vector(f"{layer}.self_attn.q_norm.weight")
         k_norm = weights.vector(f"{layer}.self_attn.k_norm.weight")
-        qk_norm = (q_norm, k_norm, config.rms_norm_eps)
+        qk_norm = (q_norm, k_norm)
     output = f"{layer}.self_attn.o_proj"
-    return Layer(
+    return GroupedQueryLayer(
         input_layernorm=weights.vector(f"{layer}.input_layernorm.weight"),
         qkv_proj=weights.matrix(*(f"{name}.weight" for name in heads)),
         qkv_bias=weights.vector(*(f"{n}.bias" for n in heads)) if attention.qkv_bias else None,
@@ -87,8 +73,10 @@ def _read_layer(config: ModelConfig, weights: WeightReader, index: int) -> Layer
         o_proj=weights.matrix(f"{output}.weight"),
         o_bias=weights.vector(f"{output}.bias") if attention.output_bias else None,
         post_attention_layernorm=weights.vector(f"{layer}.post_attention_layernorm.weight"),
-        gate_up_proj=weights.matrix(f"{layer}.mlp.gate_proj.weight", f"{layer}.mlp.up_proj.weight"),
-        down_proj=weights.matrix(f"{layer}.mlp.down_proj.weight"),
+        mlp=DenseMLP(
+            weights.matrix(f"{layer}.mlp.gate_proj.weight", f"{layer}.mlp.up_proj.weight"),
+            weights.matrix(f"{layer}.mlp.down_proj.weight"),
+        ),
     )
 
 
@@ -99,17 +87,22 @@ class Llama:
         attention = _attention(config)
         self.config = config
         self.drafter: Drafter | None = None
-        self._ops: Ops = weights.ops
-        self._heads = (
-            attention.num_attention_heads,
-            attention.num_key_value_heads,
-            attention.head_dim,
+        spec = GroupedQuerySpec(
+            hidden_size=config.hidden_size,
+            num_heads=attention.num_attention_heads,
+            num_kv_heads=attention.num_key_value_heads,
+            head_dim=attention.head_dim,
+            eps=config.rms_norm_eps,
+            scale=config.softmax_scale,
         )
-        self.kv_layout = grouped_query_layout(config.num_hidden_layers, *self._heads[1:])
+        self.kv_layout = grouped_query_layout(
+            config.num_hidden_layers, spec.num_kv_heads, spec.head_dim
+        )
         self._rope = RopeTable(config.rope)
         self._scratch = Scratch()
         self.vocabulary = Vocabulary(config, weights)
         self.layers = [_read_layer(config, weights, i) for i in range(config.num_hidden_layers)]
+        self._stack = grouped_query_layers(weights.ops, self.layers, spec)
         self.weights = weights.weights
 
     def forward(self, step: StepInput, kv: KVStore) -> F32:
@@ -124,25 +117,4 @@ class Llama:
         return self.vocabulary.logits(x, step, self._scratch)
 
     def run_layers(self, layers: range, x: F32, step: StepInput, kv: KVStore) -> None:
-        ops, config, scratch = self._ops, self.config, self._scratch
-        num_rows = len(step.token_ids)
-        num_heads, num_kv_heads, head_dim = self._heads
-        qkv = scratch.rows("qkv", num_rows, (num_heads + 2 * num_kv_heads) * head_dim)
-        mixed = scratch.rows("mixed", num_rows, num_heads * head_dim)
-        eps, scale, slots, batch = (
-            config.rms_norm_eps,
-            config.softmax_scale,
-            step.slots,
-            step.batch,
-        )
-        cos_sin = self._rope.rows(step.positions)
-        for index in layers:
-            layer, (keys, values) = self.layers[index], kv.layers[index]
-            pages = (keys, values)
-            ops.norm_linear(x, layer.input_layernorm, eps, layer.qkv_proj, layer.qkv_bias, qkv)
-            ops.rope_store(qkv, self._heads, cos_sin, layer.qk_norm, slots, pages)
-            ops.attend(qkv, self._heads, pages, batch, scale, mixed)
-            ops.linear(mixed, layer.o_proj, layer.o_bias, x, x)
-            ops.norm_mlp(
-                x, layer.post_attention_layernorm, eps, layer.gate_up_proj, layer.down_proj
-            )
+        self._stack.run(layers, x, step.rows(self._rope.rows(step.positions)), kv.arrays)

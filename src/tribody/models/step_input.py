@@ -14,6 +14,7 @@ import numpy as np
 from tribody.memory.kv_store import KVLayout, KVStore
 from tribody.models.config import ModelConfig
 from tribody.models.weights import Weights
+from tribody.ops.layers import StepRows
 from tribody.ops.table import F32, I32, I64, AttentionBatch
 
 
@@ -33,14 +34,9 @@ class StepInput:
     num_generated: int
     logit_rows: I64
 
-    def split(self) -> tuple[AttentionBatch, AttentionBatch]:
-        """The generated sequences' part of the batch and the prompts', each counted from row 0."""
-        batch, cut = self.batch, self.num_generated
-        generated = AttentionBatch(
-            batch.row_starts[: cut + 1], batch.starts[:cut], batch.page_tables[:cut]
-        )
-        row_starts = batch.row_starts[cut:] - batch.row_starts[cut]
-        return generated, AttentionBatch(row_starts, batch.starts[cut:], batch.page_tables[cut:])
+    def rows(self, cos_sin: tuple[F32, F32]) -> StepRows:
+        """What layers see of it, with the angles of its positions."""
+        return StepRows(cos_sin, self.slots, self.batch, self.num_generated)
 
 
 class Drafter(Protocol):
@@ -108,25 +104,11 @@ class Model(Protocol):
         ...
 
 
-class Scratch:
-    """Activation buffers that grow to the largest step seen and are then only sliced."""
-
-    def __init__(self) -> None:
-        self._buffers: dict[str, F32] = {}
-
-    def rows(self, name: str, count: int, width: int) -> F32:
-        """(count, width) float32, contents undefined; overwritten by the next call of `name`."""
-        buffer = self._buffers.get(name)
-        if buffer is None or len(buffer) < count:
-            buffer = self._buffers[name] = np.empty((count, width), np.float32)
-        return buffer[:count]
-
-
 def mark_unusable(hidden: F32, logits: F32) -> None:
     """Set the logits of every row whose hidden state holds NaN or infinity to NaN, in place.
 
     Quantized products turn such values into ordinary numbers, so the logits alone do not show it.
     """
-    usable = np.isfinite(hidden).all(axis=1)
-    if not usable.all():
-        logits[~usable] = np.nan
+    finite = np.isfinite(hidden)
+    if not finite.all():
+        logits[~finite.all(axis=1)] = np.nan

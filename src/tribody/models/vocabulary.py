@@ -6,8 +6,9 @@ Every family has these three in the same form and under the same names.
 from __future__ import annotations
 
 from tribody.models.config import ModelConfig
-from tribody.models.step_input import Scratch, StepInput, mark_unusable
+from tribody.models.step_input import StepInput, mark_unusable
 from tribody.models.weights import Shapes, WeightReader
+from tribody.ops.scratch import Scratch
 from tribody.ops.table import F32, Ops
 
 

@@ -6,13 +6,22 @@ ShapeError.  The kernels take the fastest instruction set that the machine has.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 
 from tribody import _native
 from tribody.core.config import WeightFormat
 from tribody.core.errors import ShapeError
+from tribody.ops.composed import ComposedGroupedQuery, ComposedLatent
+from tribody.ops.layers import (
+    GroupedQueryLayer,
+    GroupedQuerySpec,
+    LatentLayer,
+    LatentSpec,
+    LayerStack,
+    StepRows,
+)
 from tribody.ops.table import (
     F32,
     I32,
@@ -40,6 +49,18 @@ PHASES: dict[str, tuple[Phase, ...]] = {  # as native/tunables.h says it
 def _own(matrix: Matrix) -> _native.Matrix:
     assert isinstance(matrix, _native.Matrix)
     return matrix
+
+
+def _numbers(spec: RouterSpec) -> tuple[int, int, int, bool, bool, bool, float]:
+    return (
+        spec.top_k,
+        spec.num_groups,
+        spec.top_groups,
+        spec.scoring == "sigmoid",
+        spec.group_score == "top2",
+        spec.normalize,
+        spec.scale,
+    )
 
 
 class NativeOps:
@@ -180,16 +201,7 @@ class NativeOps:
     def route(
         self, logits: F32, bias: F32 | None, spec: RouterSpec, experts: I32, weights: F32
     ) -> None:
-        numbers = (
-            spec.top_k,
-            spec.num_groups,
-            spec.top_groups,
-            spec.scoring == "sigmoid",
-            spec.group_score == "top2",
-            spec.normalize,
-            spec.scale,
-        )
-        _native.route(logits, bias, numbers, experts, weights)
+        _native.route(logits, bias, _numbers(spec), experts, weights)
 
     def moe(
         self,
@@ -215,6 +227,34 @@ class NativeOps:
         log_sums = np.empty(count, np.float32)
         _native.top_logprobs(logits, ids, logprobs, log_sums)
         return ids, logprobs, log_sums
+
+    def grouped_query_layers(
+        self, layers: Sequence[GroupedQueryLayer], spec: GroupedQuerySpec
+    ) -> LayerStack:
+        own = _native.GroupedQueryLayers(list(layers), spec)
+        return NativeLayers(own, ComposedGroupedQuery(self, layers, spec))
+
+    def latent_layers(self, layers: Sequence[LatentLayer], spec: LatentSpec) -> LayerStack:
+        router = None if spec.router is None else _numbers(spec.router)
+        own = _native.LatentLayers(list(layers), spec, router)
+        return NativeLayers(own, ComposedLatent(self, layers, spec))
+
+
+class NativeLayers:
+    """Layers in one call.  `parts` are the same by single operators: where their time goes, and
+    what the tests compare them with."""
+
+    def __init__(
+        self, own: _native.GroupedQueryLayers | _native.LatentLayers, parts: LayerStack
+    ) -> None:
+        self._run: Callable[..., None] = own.run
+        self.parts = parts
+
+    def run(self, layers: range, x: F32, step: StepRows, pages: tuple[Pages, ...]) -> None:
+        batch = step.batch
+        rows = batch.row_starts, batch.starts, batch.page_tables, step.num_generated
+        arrays = (*step.cos_sin, step.slots, *rows)
+        self._run((layers.start, layers.stop), x, arrays, *pages)
 
 
 OPS = NativeOps()

@@ -1,0 +1,141 @@
+"""Whole layers by the operators of the table: what `ops.layers` means, on any machine.
+
+`grouped_query_layers` and `latent_layers` take the machine's own form where it has one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from tribody.ops.layers import (
+    DenseMLP,
+    FusesLayers,
+    GroupedQueryLayer,
+    GroupedQuerySpec,
+    LatentLayer,
+    LatentSpec,
+    LayerStack,
+    SparseMLP,
+    StepRows,
+)
+from tribody.ops.scratch import Scratch
+from tribody.ops.table import F32, Ops, Pages
+
+
+def grouped_query_layers(
+    ops: Ops, layers: Sequence[GroupedQueryLayer], spec: GroupedQuerySpec
+) -> LayerStack:
+    """Layers ready to run on this machine."""
+    if isinstance(ops, FusesLayers):
+        return ops.grouped_query_layers(layers, spec)
+    return ComposedGroupedQuery(ops, layers, spec)
+
+
+def latent_layers(ops: Ops, layers: Sequence[LatentLayer], spec: LatentSpec) -> LayerStack:
+    """Layers ready to run on this machine."""
+    if isinstance(ops, FusesLayers):
+        return ops.latent_layers(layers, spec)
+    return ComposedLatent(ops, layers, spec)
+
+
+class ComposedGroupedQuery:
+    """Llama, Qwen2 and Qwen3: five operators a layer."""
+
+    def __init__(
+        self, ops: Ops, layers: Sequence[GroupedQueryLayer], spec: GroupedQuerySpec
+    ) -> None:
+        self._ops, self._layers, self._spec = ops, layers, spec
+        self._scratch = Scratch()
+
+    def run(self, layers: range, x: F32, step: StepRows, pages: tuple[Pages, ...]) -> None:
+        """See `LayerStack.run`; pages = keys (L, P, Hkv, D, 64), values (L, P, Hkv, 64, D)."""
+        ops, spec, (keys, values) = self._ops, self._spec, pages
+        heads, eps = (spec.num_heads, spec.num_kv_heads, spec.head_dim), spec.eps
+        qkv_width = (spec.num_heads + 2 * spec.num_kv_heads) * spec.head_dim
+        qkv = self._scratch.rows("qkv", len(x), qkv_width)
+        mixed = self._scratch.rows("mixed", len(x), spec.num_heads * spec.head_dim)
+        for index in layers:
+            layer, own = self._layers[index], (keys[index], values[index])
+            qk_norm = None if layer.qk_norm is None else (*layer.qk_norm, eps)
+            ops.norm_linear(x, layer.input_layernorm, eps, layer.qkv_proj, layer.qkv_bias, qkv)
+            ops.rope_store(qkv, heads, step.cos_sin, qk_norm, step.slots, own)
+            ops.attend(qkv, heads, own, step.batch, spec.scale, mixed)
+            ops.linear(mixed, layer.o_proj, layer.o_bias, x, x)
+            norm, mlp = layer.post_attention_layernorm, layer.mlp
+            ops.norm_mlp(x, norm, eps, mlp.gate_up_proj, mlp.down_proj)
+
+
+class ComposedLatent:
+    """DeepSeek-V2 and V3: latent attention, then an MLP or a mixture of experts.
+
+    Generated tokens attend in the absorbed form (over latents), prompts in the expanded form (keys
+    and values rebuilt per head); both read the same latent pages.
+    """
+
+    def __init__(self, ops: Ops, layers: Sequence[LatentLayer], spec: LatentSpec) -> None:
+        self._ops, self._layers, self._spec = ops, layers, spec
+        self._scratch = Scratch()
+
+    def run(self, layers: range, x: F32, step: StepRows, pages: tuple[Pages, ...]) -> None:
+        """See `LayerStack.run`; pages = latents (L, P, 64, R + Dr) alone."""
+        ops, eps, (latents,) = self._ops, self._spec.eps, pages
+        for index in layers:
+            layer = self._layers[index]
+            mixed = self._attend(layer, x, step, latents[index])
+            ops.linear(mixed, layer.o_proj, None, x, x)
+            norm, mlp = layer.post_attention_layernorm, layer.mlp
+            if isinstance(mlp, DenseMLP):
+                ops.norm_mlp(x, norm, eps, mlp.gate_up_proj, mlp.down_proj)
+            else:
+                self._add_experts(mlp, norm, x)
+
+    def _attend(self, layer: LatentLayer, x: F32, step: StepRows, pages: Pages) -> F32:
+        """Attention of the normalised x (T, H Dv); writes the step's latents to `pages`."""
+        ops, spec, scratch, eps = self._ops, self._spec, self._scratch, self._spec.eps
+        head_dims, scale = (spec.num_heads, spec.nope, spec.rope), spec.scale
+        q_width = spec.num_heads * (spec.nope + spec.rope)
+        first_width = spec.q_lora_rank or q_width
+        joined = scratch.rows("joined", len(x), first_width + spec.rank + spec.rope)
+        ops.norm_linear(x, layer.input_layernorm, eps, layer.a_proj, None, joined)
+        q, kv_a = joined[:, :first_width], joined[:, first_width:]
+        if layer.q_b is not None:
+            q_a, q = q, scratch.rows("q", len(x), q_width)
+            ops.norm_linear(q_a, layer.q_b[0], eps, layer.q_b[1], None, q)
+        ops.mla_store(
+            q,
+            head_dims,
+            kv_a,
+            layer.kv_a_layernorm,
+            eps,
+            step.cos_sin,
+            spec.rope_interleave,
+            step.slots,
+            pages,
+        )
+        mixed = scratch.rows("mixed", len(x), spec.num_heads * spec.value_dim)
+        generated, prompts = step.split()
+        cut = int(step.batch.row_starts[step.num_generated])
+        if cut:
+            up, rows = (layer.w_uk, layer.w_uv), slice(0, cut)
+            ops.mla_attend_absorbed(q[rows], head_dims, *up, pages, generated, scale, mixed[rows])
+        if cut < len(x):
+            rows = slice(cut, len(x))
+            ops.mla_attend_expanded(
+                q[rows], head_dims, layer.kv_b_proj, pages, prompts, scale, mixed[rows]
+            )
+        return mixed
+
+    def _add_experts(self, mlp: SparseMLP, norm: F32, x: F32) -> None:
+        """x += routed experts + shared expert, of the normalised x."""
+        ops, router, scratch = self._ops, self._spec.router, self._scratch
+        assert router is not None
+        hidden = scratch.rows("hidden", *x.shape)
+        scores = scratch.rows("scores", len(x), mlp.gate.shape[0])
+        chosen = np.empty((len(x), router.top_k), np.int32)
+        shares = scratch.rows("shares", len(x), router.top_k)
+        ops.rms_norm(x, norm, self._spec.eps, hidden)
+        ops.linear(hidden, mlp.gate, None, None, scores)
+        ops.route(scores, mlp.e_score_correction_bias, router, chosen, shares)
+        ops.moe(hidden, chosen, shares, mlp.experts, mlp.shared_experts, x)
