@@ -84,23 +84,23 @@ class ModelExecutor:
         result = StepResult(plan.step_id, [])
         if not plan.chunks:
             return result
-        order = sorted(range(len(plan.chunks)), key=lambda i: not plan.chunks[i].generated)
-        chunks = [plan.chunks[i] for i in order]
+        chunks = sorted(plan.chunks, key=lambda chunk: not chunk.generated)
         wanted: list[int] = []  # rows of the step, in the model's order
-        first_logits: dict[int, int] = {}  # by place in the plan
+        first_logits: dict[int, int] = {}  # by sequence id
         end = 0
-        for place, chunk in zip(order, chunks, strict=True):
+        for chunk in chunks:
             end += len(chunk.token_ids)
             if chunk.samples:
-                first_logits[place] = len(wanted)
+                first_logits[chunk.sequence_id] = len(wanted)
                 wanted.extend(range(end - 1 - chunk.num_drafts, end))
         logits = self._model.forward(step_input(chunks, np.array(wanted, np.int64)), self._kv)
         slots: list[SampleSlot] = []
         rows: list[int] = []
-        for place, first in sorted(first_logits.items()):
-            chunk = plan.chunks[place]
-            slots.extend(chunk.samples)
-            rows.extend(first + bool(chunk.num_drafts) * i for i in range(len(chunk.samples)))
+        for chunk in plan.chunks:
+            if chunk.samples:
+                first = first_logits[chunk.sequence_id]
+                slots += chunk.samples
+                rows.extend(first + bool(chunk.num_drafts) * i for i in range(len(chunk.samples)))
         if slots:
             result.tokens = sample(self._ops, logits, slots, np.array(rows, np.int64))
         if plan.draft_passes and self._draft_kv is not None:

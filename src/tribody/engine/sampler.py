@@ -21,6 +21,7 @@ model's own distribution: before bias, penalties, temperature and truncation.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -57,9 +58,12 @@ def sample(ops: Ops, logits: F32, slots: Sequence[SampleSlot], rows: I64) -> lis
     A row that is not finite at its largest value gives `SampledToken.error` and token id -1.  (The
     model sets a row to NaN throughout when its hidden state is not finite.)
     """
-    best = np.empty(len(logits), np.int32)
-    ops.argmax(logits, best)
-    usable = np.isfinite(logits[np.arange(len(logits)), best]).tolist()
+    largest = np.empty(len(logits), np.int32)
+    ops.argmax(logits, largest)
+    best: list[int] = largest.tolist()
+    # One by one: a step has few rows, and few functions of NumPy, which a step that has filled the
+    # caches with weights finds cold.
+    usable = [math.isfinite(logits.item(row, token)) for row, token in enumerate(best)]
     tokens: list[int] = []
     for slot, row in zip(slots, rows.tolist(), strict=True):
         if slot.drafts and tokens[-1] != slot.drafts[-1]:
@@ -67,7 +71,7 @@ def sample(ops: Ops, logits: F32, slots: Sequence[SampleSlot], rows: I64) -> lis
         elif not usable[row]:
             tokens.append(UNUSABLE_ROW)
         elif _is_plain_greedy(slot.params):
-            tokens.append(int(best[row]))
+            tokens.append(best[row])
         else:
             tokens.append(draw(logits[row], slot))
     logprobs = _logprobs(ops, logits, slots, rows, tokens)

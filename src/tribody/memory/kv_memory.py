@@ -72,12 +72,14 @@ class KVMemory:
         Returns the page copies (source, target) to do first: the page that is written next, if
         others hold it too.  None, and nothing changed, when there are not enough pages.
         """
+        first, offset = divmod(num_computed, self.page_size)
+        shared = offset != 0 and self.pool.holders(table.pages[first]) > 1
         missing = self.num_missing(table, num_tokens)
-        first = num_computed // self.page_size
-        shared = num_computed % self.page_size != 0 and self.pool.holders(table.pages[first]) > 1
+        copies: list[tuple[int, int]] = []
+        if not (missing or shared):  # nearly always: a token finds room in its sequence's last page
+            return copies
         if missing + shared > self.num_available():
             return None
-        copies: list[tuple[int, int]] = []
         if shared:
             source, target = table.pages[first], self._take()
             table.pages[first] = target

@@ -171,7 +171,9 @@ class RopeTable:
 
     def rows(self, positions: I64) -> tuple[F32, F32]:
         """cos, sin (T, dim / 2) of the given positions, new arrays."""
-        if len(positions) and int(positions.max()) >= len(self._cos):
+        try:
+            return self._cos[positions], self._sin[positions]
+        except IndexError:  # looking first would take as long as the look-up
             self._grow(int(positions.max()) + 1)
         return self._cos[positions], self._sin[positions]
 

@@ -137,6 +137,8 @@ class DraftPlanner:
 
     def follow(self, plan: StepPlan, result: StepResult, sequence: Sequence, chunk: Chunk) -> None:
         """Keep what the drafter guessed, and how far it has followed the sequence."""
+        if not self._sources:
+            return
         drafting = sequence.drafting
         drafting.guesses = result.drafts.get(sequence.id, [])
         if plan.draft_passes and chunk.start <= drafting.followed_to:

@@ -120,10 +120,12 @@ class Scheduler:
         """The next step, or None when there is nothing to do."""
         plan = StepPlan(self._num_steps + 1, [])
         budget = self.config.max_step_tokens
-        for decodes in (True, False):
-            for sequence in list(self.running):
-                if sequence.table is None or (sequence.num_pending == 1) != decodes or not budget:
-                    continue
+        decodes: list[Sequence] = []
+        others: list[Sequence] = []
+        for sequence in self.running:
+            (decodes if sequence.num_pending == 1 else others).append(sequence)
+        for sequence in decodes + others:
+            if budget and sequence.table is not None:  # it may have been preempted
                 budget -= self._schedule(plan, sequence, budget)
         while budget and self.waiting and self._admit(self.waiting[0]):
             sequence = self.waiting.pop(0)
@@ -163,8 +165,12 @@ class Scheduler:
 
     def _schedule(self, plan: StepPlan, sequence: Sequence, budget: int) -> int:
         """Add a chunk for this sequence if pages allow; returns the tokens it takes."""
-        first, num_prompt = sequence.num_computed, len(sequence.prompt)
-        end = min(first + budget, sequence.num_tokens)
+        first, num_prompt, num_tokens = (
+            sequence.num_computed,
+            len(sequence.prompt),
+            sequence.num_tokens,
+        )
+        end = min(first + budget, num_tokens)
         if first < num_prompt:
             end = min(end, num_prompt)  # a chunk is all prompt or all generated
         table = self._grow(plan, sequence, first, end)
@@ -174,9 +180,9 @@ class Scheduler:
             sequence_id=sequence.id,
             token_ids=sequence.tokens(first, end),
             start=first,
-            page_table=list(table.pages),
+            page_table=table.pages.copy(),
             generated=first >= num_prompt,
-            next_token_id=sequence.token_at(end),
+            next_token_id=sequence.token_at(end) if end < num_tokens else None,
         )
         if end == num_prompt:
             chunk.samples = [
@@ -184,7 +190,7 @@ class Scheduler:
                 for choice in sequence.choices
                 if not self._known_beyond_prompt(sequence, choice)
             ]
-        elif end == sequence.num_tokens:
+        elif end == num_tokens:
             chunk.samples = [sequence.slot(sequence.choice)]
         plan.chunks.append(chunk)
         return end - first
@@ -202,7 +208,7 @@ class Scheduler:
         while sequence.table is not None:
             copies = self.memory.grow(sequence.table, first, end)
             if copies is not None:
-                plan.page_copies.extend(copies)
+                plan.page_copies += copies
                 return sequence.table
             self._preempt(plan, self.running[-1])
         return None
