@@ -175,7 +175,11 @@ def _nucleus(weights: F32, share: float) -> NDArray[np.bool_]:
     """
     total = float(weights.sum(dtype=np.float64))
     lightest = np.float32(0.5 * (1 - share) * total / len(weights))
-    candidates = np.flatnonzero(weights >= lightest)
+    is_heavy = weights >= lightest
+    few = 2 * np.count_nonzero(is_heavy) < len(
+        weights
+    )  # else picking them takes as long as the rest
+    candidates: I64 | slice = np.flatnonzero(is_heavy) if few else slice(None)
     heavy = weights[candidates]
     classes = heavy.view(np.uint32) >> 16
     sums = np.cumsum(np.bincount(classes, weights=heavy)[::-1])  # the largest class first
@@ -187,9 +191,10 @@ def _nucleus(weights: F32, share: float) -> NDArray[np.bool_]:
     before = float(sums[place - 1]) if place else 0.0
     inside = before + np.cumsum(heavy[ranked], dtype=np.float64)
     last = int(np.searchsorted(inside, wanted, side="left"))
+    chosen = classes > edge
+    chosen[ranked[: last + 1]] = True
     kept = np.zeros(len(weights), np.bool_)
-    kept[candidates[classes > edge]] = True
-    kept[candidates[ranked[: last + 1]]] = True
+    kept[candidates] = chosen
     return kept
 
 
