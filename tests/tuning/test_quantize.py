@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import pytest
 
 from tribody.core.config import EngineConfig, WeightFormat
@@ -18,9 +19,11 @@ from tribody.quality.answers import template_of
 from tribody.quality.chunks import Chunk, task_chunks
 from tribody.quality.held_out import read_items
 from tribody.quality.logits import REFERENCE, LoadedModel, Precision
-from tribody.tuning import report
+from tribody.tuning import decode_speed, report
+from tribody.tuning.choice import Goal
+from tribody.tuning.corpus import Corpus
 from tribody.tuning.manifest import Manifest
-from tribody.tuning.quantize import Corpus, Goal, Quantization
+from tribody.tuning.quantize import Quantization
 
 PATH = bundled.root() / "mini-r1"
 CONFIG = EngineConfig(model_path=str(PATH), kv_budget_bytes=1 << 26, max_context_tokens=512)
@@ -49,15 +52,18 @@ def corpus() -> Corpus:
     )
 
 
-def quantize(out: Path, corpus: Corpus, **goal: float) -> Manifest:
+@pytest.fixture(scope="module")
+def quantization(corpus: Corpus) -> Quantization:
     formats: tuple[WeightFormat, ...] = ("w8g32", "w5m32", "w4m32")
-    return Quantization(CONFIG, Goal(**goal), corpus, native.OPS, Silent(), formats).run(out)
+    return Quantization(CONFIG, corpus, native.OPS, Silent(), formats)
 
 
 @pytest.fixture(scope="module")
-def small(tmp_path_factory: pytest.TempPathFactory, corpus: Corpus) -> tuple[Path, Manifest]:
+def small(
+    tmp_path_factory: pytest.TempPathFactory, quantization: Quantization
+) -> tuple[Path, Manifest]:
     out = tmp_path_factory.mktemp("quantize") / "small.tribody"
-    return out, quantize(out, corpus, bits=6.0)
+    return out, quantization.run(Goal(bits=6.0), out)
 
 
 def test_the_bits_are_kept_and_used(small) -> None:
@@ -106,19 +112,77 @@ def test_verification_is_what_the_loss_is(small) -> None:
 
 
 def test_a_budget_is_met_on_the_calibration_text_with_fewer_bytes_than_all_of_the_best(
-    tmp_path: Path, corpus: Corpus
+    tmp_path: Path, quantization: Quantization
 ) -> None:
-    manifest = quantize(tmp_path / "a.tribody", corpus, recovery=0.98)
+    manifest = quantization.run(Goal(recovery=0.98), tmp_path / "a.tribody")
     assert manifest.bits_per_weight < 8.5
     assert manifest.recovery > 0.95  # verified on other text: about the budget, not exactly
 
 
-def test_a_budget_that_no_format_keeps_is_refused(tmp_path: Path, corpus: Corpus) -> None:
+def test_a_budget_that_no_format_keeps_is_refused(
+    tmp_path: Path, quantization: Quantization
+) -> None:
     with pytest.raises(BadConfig, match="do not keep so much"):
-        quantize(tmp_path / "a.tribody", corpus, recovery=1 - 1e-12)
+        quantization.run(Goal(recovery=1 - 1e-12), tmp_path / "a.tribody")
     with pytest.raises(BadConfig, match=r"takes [0-9.]+ or more"):
-        quantize(tmp_path / "a.tribody", corpus, bits=2)
+        quantization.run(Goal(bits=2), tmp_path / "a.tribody")
     assert not list(tmp_path.iterdir())
+
+
+def shares(config, formats, work, advance) -> decode_speed.Rates:
+    """As if eight bits took 0.6 of float16's time, five 0.4 and four 0.3."""
+    return decode_speed.Rates({"w8g32": 0.6, "w5m32": 0.4, "w4m32": 0.3}, work)
+
+
+def test_speed_is_met_with_as_little_loss_as_it_allows(
+    tmp_path: Path, quantization: Quantization, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The mixture turns out 10 % slower than its formats promise: it is chosen again."""
+    tried: list[float] = []
+
+    def timed(config, precision, advance) -> decode_speed.Comparison:
+        chosen = {name: m.format for name, m in quantization.trial.matrices.items()}
+        work = {name: quantization.trial.work(name) for name in chosen}
+        tried.append(0.9 * shares(config, (), work, advance).speed(chosen))
+        ratios = np.full(25, tried[-1])
+        return decode_speed.Comparison(ratios, ratios / 2, 512)
+
+    monkeypatch.setattr("tribody.tuning.quantize.measured_rates", shares)
+    monkeypatch.setattr("tribody.tuning.quantize.compare_speed", timed)
+    out = tmp_path / "a.tribody"
+    manifest = quantization.run(Goal(speed=2.2), out)
+    assert len(tried) == 2
+    assert tried[0] < 2.2 <= tried[1] < 2.4
+    assert manifest.speed is not None
+    assert manifest.speed.decode_ratio == pytest.approx(tried[1])
+    assert manifest.speed.predicted_decode_ratio == pytest.approx(tried[1])
+    with pytest.raises(BadConfig, match=r"smallest formats decode about 3\.33 times"):
+        quantization.run(Goal(speed=3.4), tmp_path / "b.tribody")
+    high = math.exp(-4 * quantization.points[0].loss)
+    with pytest.raises(BadConfig, match=r"not both.*recovery of [0-9.]+%"):
+        quantization.run(Goal(speed=3.3, recovery=high), tmp_path / "b.tribody")
+    both = quantization.run(Goal(speed=1.8, recovery=0.9), tmp_path / "c.tribody")
+    assert both.speed is not None
+    assert both.speed.decode_ratio >= 1.8
+    assert both.recovery > 0.9
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.tribody", "c.tribody"]
+
+
+def test_two_engines_are_timed_in_turns() -> None:
+    done: list[int] = []
+    found = decode_speed.compare_speed(CONFIG, Precision("w8g32", "float16"), done.append)
+    assert sum(done) == decode_speed.ROUNDS + decode_speed.PREFILL_ROUNDS
+    assert found.decode.shape == (decode_speed.ROUNDS,)
+    assert (found.decode > 0).all()
+    assert found.prefill_tokens == 511
+
+
+def test_the_interval_of_a_median_holds_it_in_nineteen_of_twenty_draws() -> None:
+    rng = np.random.default_rng(7)
+    draws = rng.normal(size=(2000, 25))
+    intervals = [decode_speed.median_interval(draw) for draw in draws]
+    share = np.mean([interval.low <= 0 <= interval.high for interval in intervals])
+    assert 0.93 < share < 0.99
 
 
 def test_the_report_is_one_page_with_a_picture(small) -> None:

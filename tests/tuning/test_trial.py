@@ -9,9 +9,11 @@ from tribody.core.config import WeightFormat
 from tribody.loading import bundled
 from tribody.ops import native, reference
 from tribody.precision.codes import decode, encode
+from tribody.precision.compensate import product_error
 from tribody.quality.chunks import Chunk
 from tribody.tuning.divergence import divergence, log_softmax
-from tribody.tuning.sensitivity import searched, sensitivities
+from tribody.tuning.fitting import Fits
+from tribody.tuning.sensitivity import importance_of, sensitivities
 from tribody.tuning.trial import Trial
 from tribody.tuning.trial_ops import TrialOps
 
@@ -56,7 +58,7 @@ def test_a_rounded_matrix_costs_the_same_from_its_layer_as_from_the_start(
     matrix = trial.matrices[name]
     original = matrix.matrix
     try:
-        matrix.matrix = native.OPS.pack(matrix.values, "w4m32")
+        matrix.matrix = native.OPS.pack(trial.values(name), "w4m32")
         first = trial.first_layer(name)
         assert first == 3
         late, whole = (trial.divergence(readings, layer) for layer in (first, -1))
@@ -103,10 +105,14 @@ def test_observed_inputs_are_those_of_the_products() -> None:
     ops.observing = True
     ops.norm_mlp(x.copy(), norm, 1e-6, gate_up, down)
     hidden = x / np.sqrt(np.mean(x * x, axis=1, keepdims=True) + 1e-6) * norm
-    np.testing.assert_allclose(gate_up.importance(), np.mean(hidden**2, axis=0), rtol=1e-5)
-    gate, up = np.split(hidden @ gate_up.values.T, 2, axis=1)
+    products = hidden.T @ hidden / len(hidden)
+    moments = gate_up.mean_moments()
+    assert moments is not None
+    np.testing.assert_allclose(moments, products, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(importance_of(gate_up), np.mean(hidden**2, axis=0), rtol=1e-5)
+    gate, up = np.split(hidden @ ops.values(gate_up).T, 2, axis=1)
     inner = gate / (1 + np.exp(-gate)) * up
-    np.testing.assert_allclose(down.importance(), np.mean(inner**2, axis=0), rtol=1e-4)
+    np.testing.assert_allclose(importance_of(down), np.mean(inner**2, axis=0), rtol=1e-4)
 
 
 def test_experts_observe_their_own_rows_and_borrow_when_they_have_few() -> None:
@@ -122,20 +128,84 @@ def test_experts_observe_their_own_rows_and_borrow_when_they_have_few() -> None:
     ops.moe(x, experts, weights, (gate_up, down), None, np.zeros((40, 8), np.float32))
     assert gate_up.counts.tolist() == [30, 10, 0]
     mean = np.mean(x**2, axis=0)
-    np.testing.assert_allclose(gate_up.importance()[0], np.mean(x[:30] ** 2, axis=0), rtol=1e-5)
-    np.testing.assert_allclose(gate_up.importance()[2], mean, rtol=1e-5)
+    np.testing.assert_allclose(importance_of(gate_up)[0], np.mean(x[:30] ** 2, axis=0), rtol=1e-5)
+    np.testing.assert_allclose(importance_of(gate_up)[2], mean, rtol=1e-5)
+
+
+def test_of_large_stacks_only_squares_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(5)
+    x, weights = rng.normal(size=(40, 8)).astype(np.float32), rng.normal(size=(3, 4, 8))
+    experts = np.repeat(np.arange(3, dtype=np.int32), [20, 15, 5])
+    found = []
+    for largest in (1 << 26, 3 * 8 * 8 * 4 - 1):
+        monkeypatch.setattr("tribody.tuning.trial_ops.LARGEST_MOMENTS", largest)
+        matrix = TrialOps(reference.OPS).pack(weights.astype(np.float32), "float32")
+        for expert in range(3):
+            matrix.observe(x[experts == expert], expert)
+        found.append(matrix)
+    assert [matrix.moments.ndim for matrix in found] == [3, 2]
+    np.testing.assert_allclose(importance_of(found[1]), importance_of(found[0]), rtol=1e-5)
+
+
+def test_what_was_never_met_matters_evenly() -> None:
+    matrix = TrialOps(reference.OPS).pack(np.ones((2, 4, 8), np.float32), "float32")
+    assert matrix.mean_moments() is None
+    np.testing.assert_array_equal(importance_of(matrix), np.ones((2, 8), np.float32))
+
+
+def test_losses_add_up_to_the_whole_models(trial: Trial, readings) -> None:
+    formats: tuple[WeightFormat, ...] = ("w8g32", "w5m32", "w4m32")
+    done: list[int] = []
+    found = sensitivities(trial, native.OPS, formats, readings, done.append)
+    assert sum(done) == len(trial.matrices) + len(formats)
+    for index, weight_format in enumerate(formats):
+        for name, matrix in trial.matrices.items():
+            matrix.matrix = native.OPS.pack(trial.values(name), weight_format)
+        whole = trial.divergence(readings, -1)
+        assert sum(options[index].loss for options in found.values()) == pytest.approx(whole)
+        for matrix in trial.matrices.values():
+            matrix.matrix = matrix.original
+    assert trial.divergence(readings, -1) == pytest.approx(0, abs=1e-9)
+    drafted = [name for name in trial.matrices if trial.first_layer(name) is None]
+    assert {option.loss for name in drafted for option in found[name]} == {0}
 
 
 @pytest.mark.parametrize("weight_format", ["w6g32", "w4m32"])
-def test_fitted_scales_lose_less_where_it_matters(trial: Trial, pieces, weight_format) -> None:
-    trial.read(pieces[0], generated=False, observe=True)
-    for name in ("model.layers.2.self_attn.o_proj", "model.layers.2.mlp.experts.down_proj"):
-        matrix = trial.matrices[name]
-        importance = matrix.importance()
-        columns = matrix.values.shape[-1]
-        plain = decode(weight_format, encode(matrix.values, weight_format), columns)
-        fitted_matrix = searched(matrix, weight_format, native.OPS)
-        fitted = decode(weight_format, native.OPS.unpack(fitted_matrix), columns)
-        by_column = importance if importance.ndim == 1 else importance[:, None, :]
-        errors = [np.sum(by_column * (matrix.values - v) ** 2) for v in (plain, fitted)]
-        assert errors[1] < errors[0]
+def test_fitted_codes_change_products_less(trial: Trial, pieces, weight_format) -> None:
+    for piece in pieces:
+        trial.observe(piece, generated=False)
+    names = ["model.layers.2.self_attn.o_proj", "model.layers.2.mlp.experts.down_proj"]
+    whole, trial.matrices = trial.matrices, {name: trial.matrices[name] for name in names}
+    try:
+        done: list[int] = []
+        fits = Fits(trial, native.OPS, 2)
+        fits.exchange(dict.fromkeys(names, weight_format), done.append)
+        assert sum(done) == len(names)
+        for name, matrix in trial.matrices.items():
+            assert matrix.format == weight_format
+            values, moments = trial.values(name), matrix.mean_moments()
+            assert moments is not None
+            columns = values.shape[-1]
+            plain = decode(weight_format, encode(values, weight_format), columns)
+            fitted = decode(weight_format, native.OPS.unpack(matrix.matrix), columns)
+            stacks = (a.reshape(-1, *a.shape[-2:]) for a in (values, plain, fitted, moments))
+            errors = [
+                [product_error(v, p, m).sum(), product_error(v, f, m).sum()]
+                for v, p, f, m in zip(*stacks, strict=True)
+            ]
+            before, after = np.sum(errors, axis=0)
+            assert after < 0.8 * before
+    finally:
+        for matrix in trial.matrices.values():
+            matrix.matrix = matrix.original
+        trial.matrices = whole
+
+
+def test_a_token_meets_its_experts_and_no_embedding_but_the_head(trial: Trial) -> None:
+    shape = trial.matrices["model.layers.2.mlp.experts.down_proj"].shape
+    work = trial.work("model.layers.2.mlp.experts.down_proj")
+    assert 0 < work < np.prod(shape)
+    assert (work * shape[0]) % np.prod(shape) == 0
+    assert trial.work("model.layers.2.self_attn.kv_b_proj") == 0
+    assert trial.work("model.layers.6.eh_proj") == 0
+    assert trial.work("model.layers.2.self_attn.w_uk") > 0

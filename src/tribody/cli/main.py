@@ -226,19 +226,22 @@ def quantize(
     budget: Annotated[
         str | None, typer.Option(help="Least share of the next tokens' probability, such as 99.5%.")
     ] = None,
+    target_speed: Annotated[
+        float | None, typer.Option(help="Least speed of decoding, as times of float16's: 3.2.")
+    ] = None,
     bits: Annotated[
-        float | None, typer.Option(help="Most bits per weight, such as 4.6, in place of a budget.")
+        float | None, typer.Option(help="Most bits per weight, such as 4.6, in place of both.")
     ] = None,
     text: Annotated[
         Path | None, typer.Option(help="Text to calibrate and verify on (default: fixed prose).")
     ] = None,
     tokens: Annotated[
-        int, typer.Option(min=64, max=1_000_000, help="Tokens that formats are chosen by.")
-    ] = 1024,
+        int, typer.Option(min=64, max=1_000_000, help="Tokens to calibrate on, and to verify on.")
+    ] = 8192,
     threads: Threads = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the manifest as JSON.")] = False,
 ) -> None:
-    """Choose the cheapest formats that keep a model's accuracy inside a budget."""
+    """Choose formats that keep a model's accuracy or reach a speed."""
     from tribody.cli import quantize as command
     from tribody.cli.engine_options import EngineOptions
 
@@ -246,12 +249,13 @@ def quantize(
         model=model,
         out=out,
         budget=budget,
+        speed=target_speed,
         bits=bits,
         text=text,
         tokens=tokens,
         as_json=as_json,
     )
-    command.run(options, EngineOptions(threads=threads))
+    raise typer.Exit(command.run(options, EngineOptions(threads=threads)))
 
 
 @app.command()

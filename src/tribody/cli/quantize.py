@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from collections import Counter
@@ -20,20 +21,15 @@ from tribody.cli.models import fetch
 from tribody.core.config import EngineConfig
 from tribody.core.errors import BadConfig
 from tribody.loading import bundled
-from tribody.loading.download import sha256_of
 from tribody.loading.packed_checkpoint import SUFFIX
 from tribody.ops import native
-from tribody.quality.answers import template_of
-from tribody.quality.chunks import Chunk, task_chunks, text_chunks
-from tribody.quality.held_out import read_items
 from tribody.quality.logits import REFERENCE, LoadedModel
 from tribody.quality.prose import package_prose, text_file
 from tribody.tuning import report
+from tribody.tuning.choice import Goal
+from tribody.tuning.corpus import Corpus, prose_corpus, task_corpus
 from tribody.tuning.manifest import Manifest
-from tribody.tuning.quantize import Corpus, Goal, Quantization
-
-CONTEXT = 512  # tokens of a piece of text
-VERIFIED = 8  # tokens verified on for each one calibrated on: verification runs once
+from tribody.tuning.quantize import Quantization
 
 
 @dataclass(frozen=True)
@@ -43,14 +39,17 @@ class QuantizeOptions:
     model: str
     out: Path
     budget: str | None
+    speed: float | None
     bits: float | None
     text: Path | None
     tokens: int
     as_json: bool
 
 
-def run(options: QuantizeOptions, engine: EngineOptions) -> None:
-    """Raises: BadConfig, DownloadFailed, BadModel, EngineFailed."""
+def run(options: QuantizeOptions, engine: EngineOptions) -> int:
+    """The exit status: 1 where what was asked for is missed on held-out text or by the clock.
+
+    Raises: BadConfig, DownloadFailed, BadModel, EngineFailed."""
     environment = read_environment(os.environ)
     start_logging(environment.log_level or "warning")
     goal = _goal(options)
@@ -64,7 +63,7 @@ def run(options: QuantizeOptions, engine: EngineOptions) -> None:
     corpus = _corpus(options, config, environment)
     try:
         with Bars(environment, quiet=options.as_json and not sys.stdout.isatty()) as bars:
-            manifest = Quantization(config, goal, corpus, native.OPS, bars).run(options.out)
+            manifest = Quantization(config, corpus, native.OPS, bars).run(goal, options.out)
         page = options.out.with_suffix(".html")
         page.write_text(report.html(manifest), encoding="utf-8")
     except OSError as error:
@@ -74,61 +73,68 @@ def run(options: QuantizeOptions, engine: EngineOptions) -> None:
     else:
         console = Console(no_color=environment.no_color or None, highlight=False)
         _print(manifest, options.out, page, console)
+    missed = shortfalls(manifest)
+    for line in missed:
+        print(line, file=sys.stderr)
+    return 1 if missed else 0
 
 
 def _goal(options: QuantizeOptions) -> Goal:
-    if (options.budget is None) == (options.bits is None):
-        raise BadConfig("give one of --budget (such as 99.5%) and --bits (such as 4.6)")
     if options.bits is not None:
+        if options.budget is not None or options.speed is not None:
+            raise BadConfig("--bits stands alone: leave out --budget and --target-speed")
         if not 1 <= options.bits <= 32:
             raise BadConfig(f"--bits {options.bits}: between 1 and 32 are possible")
         return Goal(bits=options.bits)
-    assert options.budget is not None
-    text = options.budget.strip()
+    if options.speed is not None and not 0 < options.speed <= 16:
+        raise BadConfig(f"--target-speed {options.speed}: give times of float16's, such as 3.2")
+    if options.budget is None and options.speed is None:
+        raise BadConfig(
+            "give --budget (such as 99.5%), --target-speed (such as 3.2) or both, or --bits (such "
+            "as 4.6)"
+        )
+    recovery = None if options.budget is None else _recovery(options.budget)
+    return Goal(recovery=recovery, speed=options.speed)
+
+
+def _recovery(budget: str) -> float:
+    text = budget.strip()
     try:
         share = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
     except ValueError:
         share = 0.0
     if not 0.5 <= share < 1:
-        raise BadConfig(
-            f"--budget {options.budget}: give a share such as 99.5% (50% to under 100%)"
+        raise BadConfig(f"--budget {budget}: give a share such as 99.5% (50% to under 100%)")
+    return share
+
+
+def shortfalls(manifest: Manifest) -> list[str]:
+    """What was asked for and, beyond chance, not reached; formats are chosen on other text."""
+    found = []
+    interval = manifest.verification.kl_mean_interval_nats
+    if manifest.budget is not None and interval is not None:
+        most = math.exp(-interval.low)
+        if most < manifest.budget:
+            found.append(
+                f"--budget {manifest.budget:.2%} is missed: {manifest.recovery:.2%} on the "
+                f"held-out text, {most:.2%} at most: ask for more"
+            )
+    speed = manifest.speed
+    if speed is not None and speed.decode_ratio_interval.high < speed.target:
+        found.append(
+            f"--target-speed {speed.target:g} is missed: {speed.decode_ratio:.2f} times, "
+            f"{speed.decode_ratio_interval.high:.2f} at most: ask for more"
         )
-    return Goal(recovery=share)
+    return found
 
 
 def _corpus(options: QuantizeOptions, config: EngineConfig, environment: Environment) -> Corpus:
-    """Prose, or for the bundled reasoner its own tasks, which are all it knows.
-
-    Prose: chunks in turn, one to calibrate on, the next to verify on.  Tasks: the longer items
-    calibrate, so that the held-out ones stay untouched.
-    """
+    """Prose, or for the bundled reasoner its own tasks, which are all it knows."""
     model = LoadedModel(config, REFERENCE)
-    is_bundled = Path(config.model_path).parent == bundled.root()
-    if options.text is None and is_bundled:
-        return _tasks(model, options.tokens)
+    if options.text is None and Path(config.model_path).parent == bundled.root():
+        return task_corpus(model, bundled.root() / "held_out.jsonl.gz", options.tokens)
     text = text_file(options.text) if options.text else package_prose(environment.cache_dir)
-    context = min(CONTEXT, model.built.info.max_context_tokens)
-    chunks = text_chunks(model, text.text, context, (1 + VERIFIED) * options.tokens)
-    few = max(1, min(len(chunks) // 2, options.tokens // context))
-    calibration = chunks[: 2 * few : 2]
-    verification = [chunk for index, chunk in enumerate(chunks) if index >= 2 * few or index % 2]
-    if not verification:
-        raise BadConfig("the text is too short to calibrate and to verify on; give a longer --text")
-    return Corpus("text", text.source, text.sha256, calibration, verification)
-
-
-def _tasks(model: LoadedModel, tokens: int) -> Corpus:
-    path = bundled.root() / "held_out.jsonl.gz"
-    items = read_items(path)
-    template = template_of(model)
-    assert template is not None, "the bundled model has a chat template"
-
-    def chunks(split: str, most: int) -> list[Chunk]:
-        chosen = [item for item in items if item.split == split]
-        return task_chunks(model, template, chosen, most)
-
-    calibration, verification = chunks("longer", tokens), chunks("held_out", VERIFIED * tokens)
-    return Corpus("tasks", "held-out items", sha256_of(path), calibration, verification)
+    return prose_corpus(model, text, options.tokens)
 
 
 def _print(manifest: Manifest, out: Path, page: Path, console: Console) -> None:
@@ -148,6 +154,7 @@ def _print(manifest: Manifest, out: Path, page: Path, console: Console) -> None:
         "mean KL": f"{check.kl_mean_nats:.5f} nats{spread}",
         "recovery": f"{manifest.recovery:.2%}",
         "perplexity": f"x {check.perplexity_ratio:.4f}",
+        **_speed_rows(manifest),
         "same first token": f"{check.top1_agreement:.2%}",
         "model": str(out),
         "report": str(page),
@@ -155,3 +162,15 @@ def _print(manifest: Manifest, out: Path, page: Path, console: Console) -> None:
     for name, value in rows.items():
         table.add_row(name, value)
     console.print(table)
+
+
+def _speed_rows(manifest: Manifest) -> dict[str, str]:
+    speed = manifest.speed
+    if speed is None:
+        return {}
+    interval = speed.decode_ratio_interval
+    return {
+        "decoding": f"{speed.decode_ratio:.2f} times as fast as float16 "
+        f"({interval.low:.2f} to {interval.high:.2f})",
+        f"reading {speed.prefill_tokens} tokens": f"{speed.prefill_ratio:.2f} times as fast",
+    }

@@ -11,7 +11,8 @@ from tribody.quality.statistics import Interval
 class MatrixReport(msgspec.Struct, frozen=True, kw_only=True):
     """One matrix: what it is kept in, and what each format that was tried cost.
 
-    `losses` are mean KL divergences in nats per token with this matrix alone in that format.
+    `losses` are mean KL divergences in nats per token, this matrix's part of the whole model's
+    with all matrices, rounded plainly, in that format.
     """
 
     format: WeightFormat
@@ -48,10 +49,25 @@ class FrontierPoint(msgspec.Struct, frozen=True, kw_only=True):
     predicted_kl_nats: float
 
 
+class Speed(msgspec.Struct, frozen=True, kw_only=True):
+    """How many times as fast as in float16 the model ran on the machine that quantized it.
+
+    One sequence, 16-bit cache, no speculation; the two models took turns.  `target` is what was
+    asked for; medians, and an interval of the median.
+    """
+
+    target: float
+    predicted_decode_ratio: float
+    decode_ratio: float
+    decode_ratio_interval: Interval
+    prefill_ratio: float
+    prefill_tokens: int
+
+
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """`recovery` is exp(-mean KL): the factor, in the geometric mean, by which the probabilities
     of the reference's next tokens are kept.  `budget` is the recovery that was asked for, null
-    when bytes were (`target_bits_per_weight`).
+    when it was bytes or speed alone.
     """
 
     tribody_version: str
@@ -62,6 +78,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     bits_per_weight: float
     weight_bytes: int
     recovery: float
+    speed: Speed | None
     calibration: Calibration
     verification: Verification
     matrices: dict[str, MatrixReport]

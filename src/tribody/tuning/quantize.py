@@ -9,161 +9,146 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import closing
 from pathlib import Path
 
 import msgspec
+import numpy as np
 
 from tribody.core.config import EngineConfig, WeightFormat
 from tribody.core.errors import BadConfig
 from tribody.core.version import VERSION
+from tribody.engine.machine import physical_cores
 from tribody.loading.checkpoint import open_checkpoint
 from tribody.loading.packed_checkpoint import write_checkpoint
 from tribody.models.packed import packed_items
 from tribody.ops.table import Ops
-from tribody.precision.allocate import Point, best_within, frontier, smallest_within
-from tribody.quality.chunks import Chunk
+from tribody.precision.allocate import Point, frontier
 from tribody.quality.distribution import Distance, compare
 from tribody.quality.logits import REFERENCE, LoadedModel, Precision
 from tribody.quality.progress import Watcher
+from tribody.tuning.choice import Choice, Goal
+from tribody.tuning.corpus import Corpus
+from tribody.tuning.decode_speed import (
+    PREFILL_ROUNDS,
+    ROUNDS,
+    Rates,
+    compare_speed,
+    measured_rates,
+    median_interval,
+)
+from tribody.tuning.fitting import Fits
 from tribody.tuning.manifest import (
     Calibration,
     FrontierPoint,
     Manifest,
     MatrixReport,
+    Speed,
     Verification,
 )
-from tribody.tuning.sensitivity import Sensitivities, exchange, sensitivities
+from tribody.tuning.sensitivity import Sensitivities, sensitivities
 from tribody.tuning.trial import Reading, Trial
 
 FORMATS: tuple[WeightFormat, ...] = ("w8g32", "w6g32", "w5m32", "w4m32")
 
-ROUNDS = 3
-# Of choosing.  Losses of single matrices, rounded plainly, predict the whole's only roughly; the
-# whole is measured, the prediction scaled by what was found, and the choice made again.
+READ_SHARE, LEAST_READ = 8, 2
+# One in eight of the pieces that scales are fitted by is also read for the losses: second moments
+# of 1,536 inputs want thousands of tokens, an order among the matrices some hundreds; two pieces
+# at least, for the two forms of latent attention.
 
-CLOSE = 0.97  # of the budget used: another round is not worth its minutes
-
-
-@dataclass(frozen=True)
-class Goal:
-    """One of the two: the least recovery, or the most bits per weight."""
-
-    recovery: float | None = None
-    bits: float | None = None
-
-
-@dataclass(frozen=True)
-class Corpus:
-    """Text cut into chunks: formats are chosen by some, the result is verified on the others."""
-
-    name: str
-    source: str
-    sha256: str
-    calibration: Sequence[Chunk]
-    verification: Sequence[Chunk]
+TRIES = 3  # of a mixture for a speed, each written and timed
 
 
 class Quantization:
-    """One run.  `config.model_path` names the source."""
+    """Of one model, `config.model_path`, to as many goals as are asked for; measured once."""
 
     def __init__(
         self,
         config: EngineConfig,
-        goal: Goal,
         corpus: Corpus,
         ops: Ops,
         watcher: Watcher,
         formats: Sequence[WeightFormat] = FORMATS,
     ) -> None:
-        self._config, self._goal, self._corpus = config, goal, corpus
+        """Loads the model and measures it.  Raises: BadModel, EngineFailed."""
+        self._config, self._corpus = config, corpus
         self._ops, self._watcher, self._formats = ops, watcher, formats
-        self._path = Path(config.model_path)
+        watcher.begin("float32: loading", 1)
+        self.trial = Trial(Path(config.model_path), ops)
+        watcher.advance(1)
+        self.readings = self._read()
+        watcher.begin("what each matrix loses", len(self.trial.matrices) + len(formats))
+        self.losses: Sensitivities = sensitivities(
+            self.trial, ops, formats, self.readings, watcher.advance
+        )
+        self.points: list[Point[WeightFormat]] = frontier(self.losses)
+        self.fits = Fits(self.trial, ops, config.num_threads or physical_cores())
 
-    def run(self, out: Path) -> Manifest:
-        """Write the packed model to `out`.  Raises: BadConfig, BadModel, EngineFailed, OSError."""
-        self._watcher.begin("float32: loading", 1)
-        trial = Trial(self._path, self._ops)
-        self._watcher.advance(1)
-        readings = self._read(trial)
-        measured = self._measure(trial, readings)
-        points = frontier(measured)
-        chosen = self._choose(trial, readings, points)
-        return self._write(out, trial, measured, points, chosen)
+    def run(self, goal: Goal, out: Path) -> Manifest:
+        """Write the packed model to `out`.  Raises: BadConfig, EngineFailed, OSError."""
+        choice = Choice(self.trial, self.readings, self.points, self._exchange)
+        if goal.speed is not None:
+            choice.rates = self._rates()
+        try:
+            point = choice.best(goal)
+            self._save(out, {})
+            speed = self._timed(out, goal, choice, point)
+            for _ in range(TRIES - 1):
+                if speed is None or speed.decode_ratio >= speed.target:
+                    break
+                choice.correction *= speed.decode_ratio / speed.predicted_decode_ratio
+                point = choice.best(goal)
+                self._save(out, {})
+                speed = self._timed(out, goal, choice, point)
+        except BadConfig:
+            out.unlink(missing_ok=True)
+            raise
+        manifest = self._manifest(goal, point, speed, self._verify(out))
+        self._save(out, msgspec.to_builtins(manifest))
+        return manifest
 
-    def _read(self, trial: Trial) -> list[Reading]:
+    def _read(self) -> list[Reading]:
         chunks = self._corpus.calibration
-        self._watcher.begin("float32: reading", len(chunks))
-        readings = []
+        few = chunks[: max(LEAST_READ, len(chunks) // READ_SHARE)]
+        self._watcher.begin("float32: reading", len(chunks) + len(few))
         for index, chunk in enumerate(chunks):
-            readings.append(trial.read(chunk, generated=index % 2 == 1, observe=True))
+            self.trial.observe(chunk, generated=index % 2 == 1)
+            self._watcher.advance(1)
+        readings = []
+        for index, chunk in enumerate(few):
+            readings.append(self.trial.read(chunk, generated=index % 2 == 1))
             self._watcher.advance(1)
         return readings
 
-    def _measure(self, trial: Trial, readings: Sequence[Reading]) -> Sensitivities:
-        total = len(trial.matrices) * len(self._formats)
-        self._watcher.begin("each matrix in each format", total)
-        return sensitivities(trial, self._ops, self._formats, readings, self._watcher.advance)
+    def _exchange(self, point: Point[WeightFormat]) -> None:
+        self._watcher.begin("fitting scales and codes", len(point.choices))
+        self.fits.exchange(point.choices, self._watcher.advance)
 
-    def _choose(
-        self, trial: Trial, readings: Sequence[Reading], points: Sequence[Point[WeightFormat]]
-    ) -> Point[WeightFormat]:
-        """The allocation for the goal; the trial then holds its matrices."""
-        if self._goal.bits is not None:
-            wanted = int(self._goal.bits * trial.weights.num_weights / 8) - trial.prescribed_bytes
-            chosen = best_within(points, wanted)
-            if chosen is None:
-                least = (
-                    8 * (points[-1].num_bytes + trial.prescribed_bytes) / trial.weights.num_weights
-                )
-                raise BadConfig(f"--bits {self._goal.bits}: this model takes {least:.2f} or more")
-            self._exchange(trial, chosen)
-            return chosen
-        assert self._goal.recovery is not None
-        budget, scale = -math.log(self._goal.recovery), 1.0
-        best: Point[WeightFormat] | None = None
-        for _ in range(ROUNDS):
-            chosen = smallest_within(points, budget / scale)
-            if chosen is None:
-                break
-            self._exchange(trial, chosen)
-            loss = trial.divergence(readings, -1)
-            if loss <= budget and (best is None or chosen.num_bytes < best.num_bytes):
-                best = chosen
-            if CLOSE * budget <= loss <= budget:
-                break
-            scale = loss / chosen.loss if chosen.loss > 0 else 1.0
-        if best is None:
-            raise BadConfig(
-                f"--budget {self._goal.recovery:.2%}: the best formats do not keep so much; ask "
-                "for less, or serve --dtype bfloat16"
-            )
-        self._exchange(trial, best)
-        return best
+    def _save(self, out: Path, manifest: dict[str, object]) -> None:
+        with closing(open_checkpoint(Path(self._config.model_path))) as checkpoint:
+            write_checkpoint(out, checkpoint, packed_items(self.trial.weights), manifest)
 
-    def _exchange(self, trial: Trial, point: Point[WeightFormat]) -> None:
-        self._watcher.begin("fitting scales", len(point.choices))
-        exchange(trial, point.choices, self._ops, self._watcher.advance)
+    def _rates(self) -> Rates:
+        total = len(self._formats) * (ROUNDS + PREFILL_ROUNDS)
+        self._watcher.begin("timing each format", total)
+        work = {name: self.trial.work(name) for name in self.trial.matrices}
+        return measured_rates(self._config, self._formats, work, self._watcher.advance)
 
-    def _write(
-        self,
-        out: Path,
-        trial: Trial,
-        measured: Sensitivities,
-        points: Sequence[Point[WeightFormat]],
-        chosen: Point[WeightFormat],
-    ) -> Manifest:
-        """Write, load what was written, verify it, and write again with the manifest."""
-        items = packed_items(trial.weights)
-        checkpoint = open_checkpoint(self._path)
-        try:
-            write_checkpoint(out, checkpoint, items, {})
-            distance = self._verify(out)
-            manifest = self._manifest(trial, measured, points, chosen, distance)
-            write_checkpoint(out, checkpoint, items, msgspec.to_builtins(manifest))
-        finally:
-            checkpoint.close()
-        return manifest
+    def _timed(
+        self, out: Path, goal: Goal, choice: Choice, point: Point[WeightFormat]
+    ) -> Speed | None:
+        if goal.speed is None:
+            return None
+        self._watcher.begin("timing the mixture", ROUNDS + PREFILL_ROUNDS)
+        found = compare_speed(self._config, _packed(out), self._watcher.advance)
+        return Speed(
+            target=goal.speed,
+            predicted_decode_ratio=choice.speed(point),
+            decode_ratio=float(np.median(found.decode)),
+            decode_ratio_interval=median_interval(found.decode),
+            prefill_ratio=float(np.median(found.prefill)),
+            prefill_tokens=found.prefill_tokens,
+        )
 
     def _verify(self, out: Path) -> Distance:
         chunks = self._corpus.verification
@@ -175,26 +160,27 @@ class Quantization:
 
     def _manifest(
         self,
-        trial: Trial,
-        measured: Sensitivities,
-        points: Sequence[Point[WeightFormat]],
+        goal: Goal,
         chosen: Point[WeightFormat],
+        speed: Speed | None,
         distance: Distance,
     ) -> Manifest:
-        corpus = self._corpus
+        corpus, trial = self._corpus, self.trial
+        fixed_bytes, num_weights = trial.prescribed_bytes, trial.weights.num_weights
 
         def bits(num_bytes: int) -> float:
-            return 8 * (num_bytes + trial.prescribed_bytes) / trial.weights.num_weights
+            return 8 * (num_bytes + fixed_bytes) / num_weights
 
         return Manifest(
             tribody_version=VERSION,
             source=trial.name,
             source_fingerprint=trial.fingerprint,
-            budget=self._goal.recovery,
-            target_bits_per_weight=self._goal.bits,
+            budget=goal.recovery,
+            target_bits_per_weight=goal.bits,
             bits_per_weight=bits(chosen.num_bytes),
-            weight_bytes=chosen.num_bytes + trial.prescribed_bytes,
+            weight_bytes=chosen.num_bytes + fixed_bytes,
             recovery=math.exp(-distance.kl_mean_nats),
+            speed=speed,
             calibration=Calibration(
                 source=corpus.source,
                 sha256=corpus.sha256,
@@ -213,14 +199,18 @@ class Quantization:
             matrices={
                 name: MatrixReport(
                     format=chosen.choices[name],
-                    num_weights=trial.matrices[name].values.size,
+                    num_weights=math.prod(trial.matrices[name].shape),
                     num_bytes=trial.matrices[name].num_bytes,
                     losses={option.choice: option.loss for option in options},
                 )
-                for name, options in measured.items()
+                for name, options in self.losses.items()
             },
             frontier=[
                 FrontierPoint(bits_per_weight=bits(p.num_bytes), predicted_kl_nats=p.loss)
-                for p in points
+                for p in self.points
             ],
         )
+
+
+def _packed(path: Path) -> Precision:
+    return Precision("w8g32", "float16", path)

@@ -80,6 +80,6 @@ def html(manifest: Manifest) -> str:
         f"{check.perplexity_ratio:.4f}, same first token {check.top1_agreement:.2%}, recovery "
         f"{manifest.recovery:.2%}.  {manifest.weight_bytes / 1e6:,.1f} MB of weights.</p>"
         f"{frontier_svg(manifest)}<h2>Matrices</h2>"
-        "<p>Mean KL with one matrix alone in each format.</p>"
+        "<p>Each matrix's part of the mean KL with all of them in one format, rounded plainly.</p>"
         f"<table><tr><th>matrix</th><th>weights</th><th>kept as</th>{head}</tr>{rows}</table>"
     )

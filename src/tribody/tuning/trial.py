@@ -3,10 +3,14 @@
 Latent attention has two forms with matrices of their own: text is run in both, one piece as a
 prompt and the next as if it had been generated.  Keys and values are float32, so that only weights
 differ.
+
+Memory: the weights in float32 once, and rounded ones beside them; second moments of the inputs (of
+SmolLM2 0.4 GB); for a reading its states, and its log-probabilities at every EVERYth token.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Sequence
 from contextlib import closing
@@ -29,13 +33,17 @@ from tribody.tuning.trial_ops import TrialMatrix, TrialOps
 
 Progress = Callable[[int, int], None]
 
+EVERY = 2
+# Logits are compared at every second token: neighbours are wrong together, and SmolLM2's head takes
+# as long as a quarter of its layers, its softmax as long again.
+
 
 @dataclass(slots=True)
 class Reading:
     """One piece of text and how it ran in float32.
 
     `states[i]` (T, H) is the residual stream before layer i, `states[-1]` behind the last one;
-    `log_probs` (R, V) are those of the predicted tokens.
+    `log_probs` (R, V) are those of every EVERYth predicted token.
     """
 
     step: StepInput
@@ -45,11 +53,7 @@ class Reading:
 
 
 class Trial:
-    """A model loaded for exchanging.  `matrices`: those whose format is free, by name.
-
-    Memory: float32 weights twice (their values, and packed), and for every predicted token of a
-    reading its vocabulary's log-probabilities and its states.
-    """
+    """A model loaded for exchanging.  `matrices`: those whose format is free, by name."""
 
     def __init__(self, path: Path, ops: Ops, progress: Progress | None = None) -> None:
         self._ops = TrialOps(ops)
@@ -79,11 +83,45 @@ class Trial:
             return -1 if name == "model.embed_tokens" else self._num_layers
         return int(layer[1]) if int(layer[1]) < self._num_layers else None
 
-    def read(self, piece: Piece, *, generated: bool, observe: bool = False) -> Reading:
-        """Run a piece with the matrices as they are now (float32) and keep what it gave.
+    def work(self, name: str) -> float:
+        """Weights of a matrix that one generated token meets: of a stack those of its experts."""
+        config, matrix = self._model.config, self.matrices[name]
+        first = self.first_layer(name)
+        if first is None or (first < 0 and not config.tie_word_embeddings):
+            return 0.0  # drafts are not counted, and of an embedding one row is read
+        if name.endswith(".kv_b_proj"):
+            return 0.0  # prompts use it; generated tokens, what is derived from it
+        share = 1.0
+        if len(matrix.shape) == 3 and ".experts." in name:
+            assert config.experts is not None
+            share = config.experts.router.top_k / matrix.shape[0]
+        return share * math.prod(matrix.shape)
 
-        `observe`: every matrix sums up the inputs that it meets.
-        """
+    def values(self, name: str) -> F32:
+        """A matrix's numbers in float32, a fresh array."""
+        return self._ops.values(self.matrices[name])
+
+    def observe(self, piece: Piece, *, generated: bool) -> None:
+        """Run a piece with the matrices as they were loaded; each sums up the inputs it meets."""
+        step, kv = self._begin(piece, generated=generated)
+        self._ops.observing = True
+        x = self._model.embed(step)
+        self._model.run_layers(range(self._num_layers), x, step, kv)
+        self._model.logits(x, step)
+        self._ops.observing = False
+
+    def read(self, piece: Piece, *, generated: bool) -> Reading:
+        """Run a piece with the matrices as they are now (float32) and keep what it gave."""
+        reading = Reading(*self._begin(piece, generated=generated))
+        x = self._model.embed(reading.step)
+        for layer in range(self._num_layers):
+            reading.states.append(x.copy())
+            self._model.run_layers(range(layer, layer + 1), x, reading.step, reading.kv)
+        reading.states.append(x.copy())
+        reading.log_probs = log_softmax(self._model.logits(x, reading.step))
+        return reading
+
+    def _begin(self, piece: Piece, *, generated: bool) -> tuple[StepInput, KVStore]:
         token_ids = piece.token_ids[:-1]
         num_pages = -(-len(token_ids) // PAGE_SIZE)
         chunk = Chunk(
@@ -93,17 +131,8 @@ class Trial:
             page_table=list(range(num_pages)),
             generated=generated,
         )
-        step = step_input([chunk], np.arange(piece.first - 1, len(token_ids)))
-        reading = Reading(step, KVStore(self._model.kv_layout, num_pages, "float32"))
-        self._ops.observing = observe
-        x = self._model.embed(step)
-        for layer in range(self._num_layers):
-            reading.states.append(x.copy())
-            self._model.run_layers(range(layer, layer + 1), x, step, reading.kv)
-        reading.states.append(x.copy())
-        reading.log_probs = log_softmax(self._model.logits(x, step))
-        self._ops.observing = False
-        return reading
+        step = step_input([chunk], np.arange(piece.first - 1, len(token_ids), EVERY))
+        return step, KVStore(self._model.kv_layout, num_pages, "float32")
 
     def divergence(self, readings: Sequence[Reading], first_layer: int) -> float:
         """Mean KL to the readings, nats per token, of the matrices as they are now.

@@ -1,19 +1,19 @@
 """Operators over weights that can be exchanged, and that watch what is multiplied by them.
 
 `TrialOps` stands in front of the machine's own operators while a model is measured: what it packs
-is a `TrialMatrix`, which keeps its values beside the packed matrix, so that one at a time can be
-replaced by a rounded one, and which can sum up the inputs that it meets.
+is a `TrialMatrix`, which keeps what was loaded beside what is computed with, so that one at a time
+can be replaced by a rounded one, and which can sum up the inputs that it meets.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from tribody.core.config import WeightFormat
-from tribody.core.errors import ShapeError
 from tribody.ops.reference import silu
 from tribody.ops.table import (
     F32,
@@ -31,28 +31,37 @@ from tribody.ops.table import (
 from tribody.precision.codes import Parts, decode
 from tribody.quality.statistics import F64
 
+LARGEST_MOMENTS = 1 << 26
+# Bytes of a matrix's second moments.  1,536 inputs take 9 MB, eight experts of 1,024 inputs 34 MB;
+# a large layer's experts would take more than the model: of those only the squares are summed.
+
 
 @dataclass(slots=True, eq=False)
 class TrialMatrix:
-    """`values` (N, K) or (E, N, K); `matrix` is what is computed with now.
+    """(N, K) or (E, N, K).  `original`: as it was loaded; `matrix`: what is computed with now.
 
-    `moments`: sum of squares of each input column, (K,) or (E, K), over `counts` rows, () or (E,);
-    summed while the operators observe.
+    `moments`: sum of the products of every two inputs, (K, K) or (E, K, K), or where that is too
+    large of each input's squares, (K,) or (E, K); over `counts` rows, () or (E,).  Summed while the
+    operators observe.
     """
 
-    values: F32
-    matrix: Matrix
-    moments: F64 = field(init=False)
+    original: Matrix
+    matrix: Matrix = field(init=False)
+    moments: F32 = field(init=False)
     counts: F64 = field(init=False)
 
     def __post_init__(self) -> None:
-        *experts, _, columns = self.values.shape
-        self.moments = np.zeros((*experts, columns))
+        self.matrix = self.original
+        *experts, _, columns = self.shape
         self.counts = np.zeros(experts)
+        shape = (*experts, columns, columns)
+        if 4 * math.prod(shape) > LARGEST_MOMENTS:
+            shape = (*experts, columns)
+        self.moments = np.zeros(shape, np.float32)  # untouched pages take no memory
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return self.values.shape
+        return self.original.shape
 
     @property
     def format(self) -> WeightFormat:
@@ -68,7 +77,8 @@ class TrialMatrix:
 
     def observe(self, x: F32, expert: int | None = None) -> None:
         """Add rows x (T, K) that meet this matrix, or one expert of it."""
-        sums = np.einsum("tk,tk->k", x, x, dtype=np.float64)
+        is_full = self.moments.ndim - self.counts.ndim == 2
+        sums = x.T @ x if is_full else np.einsum("tk,tk->k", x, x)
         if expert is None:
             self.moments += sums
             self.counts += len(x)
@@ -76,18 +86,21 @@ class TrialMatrix:
             self.moments[expert] += sums
             self.counts[expert] += len(x)
 
-    def importance(self) -> F32:
-        """Mean square of each input column, float32, of `moments`' shape.
+    def mean_moments(self) -> F32 | None:
+        """Mean of `moments`, of their shape; None when nothing was observed.
 
         An expert that met fewer rows than it has columns is filled up with the mean over all
-        experts; a matrix that met none has ones.
+        experts.
         """
         if not self.counts.sum():
-            return np.ones(self.moments.shape, np.float32)
-        whole = self.moments.reshape(-1, self.moments.shape[-1]).sum(0) / self.counts.sum()
-        lacking = np.maximum(self.moments.shape[-1] - self.counts, 0)[..., None]
-        filled = (self.moments + lacking * whole) / (self.counts[..., None] + lacking)
-        return np.asarray(filled, np.float32)
+            return None
+        trailing = self.moments.shape[self.counts.ndim :]
+        whole = self.moments.reshape(-1, *trailing).sum(0) / np.float32(self.counts.sum())
+        lacking = np.maximum(self.shape[-1] - self.counts, 0).astype(np.float32)
+        total = (self.counts + lacking).astype(np.float32)
+        by_expert = (..., *[None] * len(trailing))
+        filled: F32 = (self.moments + lacking[by_expert] * whole) / total[by_expert]
+        return filled
 
 
 def _own(matrix: Matrix) -> TrialMatrix:
@@ -103,6 +116,7 @@ class TrialOps:
     def __init__(self, inner: Ops) -> None:
         self._inner = inner
         self.observing = False
+        self._latents = np.empty((0, 0), np.float32)  # of the rows that were stored last
 
     def tunables(self) -> tuple[Tunable, ...]:
         return self._inner.tunables()
@@ -111,29 +125,22 @@ class TrialOps:
         self._inner.tune(settings)
 
     def pack(self, weights: F32, weight_format: WeightFormat) -> TrialMatrix:
-        return TrialMatrix(np.array(weights), self._inner.pack(weights, weight_format))
+        return TrialMatrix(self._inner.pack(weights, weight_format))
 
     def pack_stack(
         self, weights: Iterable[F32], shape: tuple[int, int, int], weight_format: WeightFormat
     ) -> TrialMatrix:
-        values = np.stack(list(weights))
-        if values.shape != shape:
-            raise ShapeError(f"pack_stack: the matrices make {values.shape}, not {shape}")
-        return self.pack(values, weight_format)
+        return TrialMatrix(self._inner.pack_stack(weights, shape, weight_format))
 
     def pack_codes(
         self, weight_format: WeightFormat, parts: Parts, shape: tuple[int, ...]
     ) -> TrialMatrix:
-        return self._over(self._inner.pack_codes(weight_format, parts, shape))
+        return TrialMatrix(self._inner.pack_codes(weight_format, parts, shape))
 
     def from_bytes(
         self, weight_format: WeightFormat, shape: tuple[int, ...], buffer: U8
     ) -> TrialMatrix:
-        return self._over(self._inner.from_bytes(weight_format, shape, buffer))
-
-    def _over(self, packed: Matrix) -> TrialMatrix:
-        values = decode(packed.format, self._inner.unpack(packed), packed.shape[-1])
-        return TrialMatrix(values, packed)
+        return TrialMatrix(self._inner.from_bytes(weight_format, shape, buffer))
 
     def unpack(self, matrix: Matrix) -> Parts:
         return self._inner.unpack(_own(matrix).matrix)
@@ -160,7 +167,7 @@ class TrialOps:
 
     def norm_mlp(self, x: F32, norm: F32, eps: float, gate_up: Matrix, down: Matrix) -> None:
         if self.observing:
-            self._observe_mlp(self._normalised(x, norm, eps), _own(gate_up), _own(down), None)
+            self._observe_mlp(self._normalised(x, norm, eps), _own(gate_up), _own(down))
         self._inner.norm_mlp(x, norm, eps, _own(gate_up).matrix, _own(down).matrix)
 
     def _normalised(self, x: F32, norm: F32, eps: float) -> F32:
@@ -168,12 +175,27 @@ class TrialOps:
         self._inner.rms_norm(x, norm, eps, out)
         return out
 
-    @staticmethod
-    def _observe_mlp(x: F32, gate_up: TrialMatrix, down: TrialMatrix, expert: int | None) -> None:
-        weights = gate_up.values if expert is None else gate_up.values[expert]
-        gate, up = np.split(x @ weights.T, 2, axis=-1)
-        gate_up.observe(x, expert)
-        down.observe(silu(gate) * up, expert)
+    def values(self, matrix: TrialMatrix) -> F32:
+        """A matrix's numbers as they were loaded, float32: a fresh array."""
+        original = matrix.original
+        return decode(original.format, self._inner.unpack(original), original.shape[-1])
+
+    def _observe_mlp(self, x: F32, gate_up: TrialMatrix, down: TrialMatrix) -> None:
+        both = np.empty((len(x), gate_up.shape[0]), np.float32)
+        self._inner.linear(x, gate_up.original, None, None, both)
+        gate, up = np.split(both, 2, axis=-1)
+        gate_up.observe(x)
+        down.observe(silu(gate) * up)
+
+    def _observe_experts(
+        self, x: F32, experts: I32, gate_up: TrialMatrix, down: TrialMatrix
+    ) -> None:
+        values = self.values(gate_up)
+        for expert in np.unique(experts).tolist():
+            rows = x[(experts == expert).any(axis=1)]
+            gate, up = np.split(rows @ values[expert].T, 2, axis=-1)
+            gate_up.observe(rows, expert)
+            down.observe(silu(gate) * up, expert)
 
     def rope_store(
         self,
@@ -209,6 +231,8 @@ class TrialOps:
         slots: I64,
         pages: Pages,
     ) -> None:
+        if self.observing:
+            self._latents = self._normalised(np.ascontiguousarray(kv_a[:, : len(norm)]), norm, eps)
         self._inner.mla_store(q, head_dims, kv_a, norm, eps, cos_sin, interleaved, slots, pages)
 
     def mla_attend_absorbed(
@@ -235,6 +259,8 @@ class TrialOps:
         scale: float,
         out: F32,
     ) -> None:
+        if self.observing:
+            _own(kv_b).observe(self._latents)
         matrix = _own(kv_b).matrix
         self._inner.mla_attend_expanded(q, head_dims, matrix, pages, batch, scale, out)
 
@@ -253,11 +279,9 @@ class TrialOps:
         out: F32,
     ) -> None:
         if self.observing:
-            for expert in np.unique(experts):
-                rows = x[(experts == expert).any(axis=1)]
-                self._observe_mlp(rows, _own(routed[0]), _own(routed[1]), int(expert))
+            self._observe_experts(x, experts, _own(routed[0]), _own(routed[1]))
             if shared is not None:
-                self._observe_mlp(x, _own(shared[0]), _own(shared[1]), None)
+                self._observe_mlp(x, _own(shared[0]), _own(shared[1]))
         pair = _own(routed[0]).matrix, _own(routed[1]).matrix
         both = None if shared is None else (_own(shared[0]).matrix, _own(shared[1]).matrix)
         self._inner.moe(x, experts, weights, pair, both, out)
