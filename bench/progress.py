@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Hashable, Sequence
 
 
@@ -50,6 +51,19 @@ class Progress:
 
     def _write(self, text: str) -> None:
         print(f"\r\x1b[K{text}" if self._is_terminal else text, end="", file=sys.stderr, flush=True)
+
+
+class Stages:
+    """A `tribody.quality.progress.Watcher`: each stage a line with the time since the start."""
+
+    def __init__(self) -> None:
+        self._started = time.monotonic()
+
+    def begin(self, stage: str, total: int) -> None:
+        after = clock(time.monotonic() - self._started)
+        print(f"  {after} {stage} ({total})", file=sys.stderr, flush=True)
+
+    def advance(self, count: int) -> None: ...
 
 
 def clock(seconds: float) -> str:

@@ -5,7 +5,7 @@ What is timed is llama_decode with float16 KV, `n_ubatch` 512, and one KV stream
 depth and attention path: its sequences are filled once and cut back after every timing, so that a
 repeat does not pay for 4,096 tokens again.
 
-    quantize {source, target, weights}        -> {bytes}  one GGUF to another: F16, Q8_0, …
+    quantize {source, target, weights, imatrix} -> {bytes}  one GGUF to another: F16, Q8_0, …
     load     {path, threads, sequences}       -> {vocab_size, weight_bytes, version, …}
     run      {cell, variant, seed}            -> {seconds, steps}
     logits   {tokens, first, target}          -> {}       float32 (rows, V) to a .npy file
@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 from cells import LLAMA_VARIANTS, Cell, random_tokens
 from peers.loop import Record, answer_questions
 
-FILE_TYPES = {"F16": 1, "Q4_0": 2, "Q8_0": 7, "Q4_K_M": 15}  # llama_ftype
+FILE_TYPES = {"F16": 1, "Q4_0": 2, "Q8_0": 7, "Q4_K_M": 15, "Q5_K_M": 17}  # llama_ftype
 UBATCH = 512  # llama.cpp's own default; also tribody's step budget
 LOGGED_LEVELS = (4,)  # ggml_log_level: errors
 ROOM = 256  # tokens beyond the depth: the steps of a cell, in whole KV pages of 256
@@ -46,16 +46,34 @@ def _log(level: int, text: bytes, _user_data: object) -> None:
         sys.stderr.write(text.decode("utf-8", errors="replace"))
 
 
-def quantize(source: str, target: str, weights: str) -> Record:
-    """As llama-quantize does without an importance matrix; whole or not there at all."""
+def quantize(source: str, target: str, weights: str, imatrix: str = "") -> Record:
+    """As llama-quantize does; whole or not there at all.
+
+    `imatrix`: an .npz file of importance by tensor, the inputs' mean squares; "" for none.
+    """
     params = llama_cpp.llama_model_quantize_default_params()
     params.ftype = FILE_TYPES[weights]
     params.allow_requantize = True
+    if imatrix:
+        with np.load(imatrix) as file:
+            arrays = {name: np.ascontiguousarray(file[name], np.float32) for name in file.files}
+        params.imatrix = _importance(arrays)
     partial = target + ".part"
     if llama_cpp.llama_model_quantize(source.encode(), partial.encode(), ctypes.byref(params)):
         raise RuntimeError(f"llama_model_quantize failed: {source} -> {target}")
     os.replace(partial, target)
     return {"bytes": Path(target).stat().st_size}
+
+
+def _importance(arrays: dict[str, NDArray[np.float32]]) -> ctypes.Array[ctypes.Structure]:
+    """The C array, which ends with a record without a name; it holds on to the numbers."""
+    kind = llama_cpp.llama_model_imatrix_data
+    pointer = ctypes.POINTER(ctypes.c_float)
+    records: ctypes.Array[ctypes.Structure] = (kind * (len(arrays) + 1))()
+    for record, (name, array) in zip(records, arrays.items(), strict=False):
+        record.name, record.size = name.encode(), array.size
+        record.data = array.ctypes.data_as(pointer)
+    return records
 
 
 class _BufferOverride(ctypes.Structure):
