@@ -27,7 +27,10 @@ LONGEST = 1100  # tokens of a look-up, as at the end of the training itself
 
 
 def plan(tokens: int, seed: int) -> Plan:
-    """A tenth of the training's rates, falling from the start."""
+    """A tenth of the training's rates, falling from the start.
+
+    Float32 throughout: bfloat16 would round the formats' values once more.
+    """
     return Plan(
         seed=seed,
         tokens=tokens,
@@ -38,6 +41,7 @@ def plan(tokens: int, seed: int) -> Plan:
         warm_up=0.05,
         decay_from=0.05,
         mtp_weights=(0.1, 0.1),
+        compute="float32",
     )
 
 
