@@ -19,6 +19,8 @@ from tribody.engine.tuned import Gain, Tuning
 from tribody.loading import bundled
 from tribody.ops import native
 from tribody.server.serve import tuning_text
+from tribody.tuning import workloads
+from tribody.tuning.space import space
 
 ENGINE = EngineOptions(kv_memory="4MiB", tuning=False)
 
@@ -26,6 +28,8 @@ ENGINE = EngineOptions(kv_memory="4MiB", tuning=False)
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(workloads, "TARGET_SECONDS", 0.001)
+    monkeypatch.setattr(tune, "space", lambda config, built: space(config, built)[:3])
     before = _native.num_threads()
     yield tmp_path / "cache" / "tribody"
     native.OPS.tune({})
@@ -33,9 +37,14 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def options(
-    model: Path, *, goal: str = "both", text: Path | None = None, as_json: bool = False
+    model: Path,
+    *,
+    goal: str = "both",
+    seconds: float = 120.0,
+    text: Path | None = None,
+    as_json: bool = False,
 ) -> tune.TuneOptions:
-    return tune.TuneOptions(str(model), goal, 1.0, text, as_json)
+    return tune.TuneOptions(str(model), goal, seconds, text, as_json)
 
 
 def test_a_model_is_tuned_and_the_next_engine_says_so(
@@ -47,7 +56,9 @@ def test_a_model_is_tuned_and_the_next_engine_says_so(
     (file,) = (cache / "tuning").iterdir()
     assert msgspec.json.decode(file.read_bytes(), type=Tuning) == printed
     assert (printed.model, printed.goal) == ("tiny", "both")
-    assert {"num_threads", "isa", "spin_us"} <= {outcome.name for outcome in printed.outcomes}
+    assert {"num_threads", "isa", "smallest_chunk_macs"} == {
+        outcome.name for outcome in printed.outcomes
+    }
     assert set(printed.phases) == {"decode", "prefill"}
     environment = read_environment({"XDG_CACHE_HOME": str(cache.parent)})
     used = build(engine_config(folder, EngineOptions(kv_memory="4MiB"), environment))
@@ -64,7 +75,7 @@ def test_the_table_explains_itself(tmp_path: Path, capsys: pytest.CaptureFixture
     tune.run(options(folder, goal="latency", text=text), ENGINE)
     out = capsys.readouterr().out
     assert "for latency" in out
-    for word in ("tunable", "chosen", "why", "max_drafts", "a token of one stream", "kept in"):
+    for word in ("tunable", "chosen", "why", "num_threads", "a token of one stream", "kept in"):
         assert word in out
 
 
@@ -76,6 +87,9 @@ def test_what_cannot_be_done_is_refused(tmp_path: Path) -> None:
     short.write_text("x")
     with pytest.raises(BadConfig, match="too short"):
         tune.run(options(folder, text=short), ENGINE)
+    with pytest.raises(BadConfig, match="nothing could be tried"):
+        tune.run(options(folder, seconds=1e-3), ENGINE)
+    assert not (tmp_path / "cache" / "tribody" / "tuning").exists()
 
 
 def test_the_bundled_reasoner_is_given_its_own_tasks() -> None:

@@ -82,6 +82,11 @@ def run(options: TuneOptions, engine: EngineOptions) -> None:
         bench = Bench(work.seconds, work.same_results, work.unit)
         search = Search(bench, space(config, built), goal, MonotonicClock(), bars)
         found = search.run(options.seconds - (time.monotonic() - started))
+    if not any(outcome.tried for outcome in found.outcomes):
+        raise BadConfig(
+            f"--seconds {options.seconds:g}: one timing of this model takes so long here that "
+            "nothing could be tried; give it more"
+        )
     tuning = Tuning(
         machine=this_machine(built.ops),
         model=built.info.model_id,
