@@ -37,7 +37,7 @@ PROMPTS = [
     [Sequence(199, 1)],
     [Sequence(70, 90)],
     [Sequence(0, 3), Sequence(128, 1), Sequence(5, 66), Sequence(63, 2)],
-    [Sequence(10, 1), Sequence(300, 1), Sequence(64, 0), Sequence(127, 1)],
+    [Sequence(10, 1), Sequence(300, 1), Sequence(64, 0), Sequence(0, 0), Sequence(127, 1)],
     [],
 ]
 

@@ -295,11 +295,12 @@ class ReferenceOps:
         out: F32,
     ) -> None:
         num_heads, nope, rope = head_dims
-        rank = kv_b.shape[1]
+        outputs, rank = kv_b.shape
         by_head = q.reshape(len(q), num_heads, nope + rope)
         for first, end, start, table in rows_of(batch):
             cached = gather(pages, table, start + end - first)
-            kv = matmul(cached[:, :rank], _own(kv_b)).reshape(len(cached), num_heads, -1)
+            kv = matmul(cached[:, :rank], _own(kv_b))
+            kv = kv.reshape(len(cached), num_heads, outputs // num_heads)
             k_rope = np.broadcast_to(cached[:, None, rank:], (len(cached), num_heads, rope))
             keys = np.concatenate([kv[..., :nope], k_rope], axis=-1)
             for row in range(first, end):
