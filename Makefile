@@ -21,13 +21,15 @@ export PIP_NO_INPUT = 1
 unexport PYTHONPATH
 
 .DEFAULT_GOAL := help
+comma := ,
 .DELETE_ON_ERROR:
 .SUFFIXES:
 .PHONY: FORCE help install serve test parity goldens check format bench slow mini-r1 clean
+.PHONY: native-table native-check native-arm
 
 help: ## show this list
 	@echo "make TARGET [MODEL=mini-r1] [PORT=8000] [PYTHON=/path/to/python3]"
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-9s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 # --- What to run --------------------------------------------------------------------------------
 
@@ -92,6 +94,71 @@ bench: .venv-bench/.tribody ## speed beside llama.cpp and transformers, same mac
 	@.venv-bench/bin/tribody pull smollm2 >/dev/null || $(NO_WEIGHTS)
 	.venv-bench/bin/python bench/engine.py --out $(BENCH_OUT) $(BENCH_ARGS)
 	.venv-bench/bin/python bench/serve.py --resume --out $(BENCH_OUT) $(SERVE_ARGS)
+
+# --- Kernels without Python (docs/native.md) ----------------------------------------------------
+
+NATIVE = build/native
+EXPORT = .venv-test/bin/python -m tests.native.export
+
+# Uninitialised memory is NaN, so that whatever depends on it shows; leaks need ptrace, which
+# containers forbid.
+SANITIZER_OPTIONS = ASAN_OPTIONS=detect_leaks=0:malloc_fill_byte=255:max_malloc_fill_size=1000000000 \
+    UBSAN_OPTIONS=print_stacktrace=1
+
+# build_runner, FOLDER, CMAKE OPTIONS: tests/native/runner in build/native/FOLDER.
+define build_runner
+@mkdir -p $(NATIVE)
+@PATH="$(CURDIR)/.venv-build/bin:$$PATH" && cmake -G Ninja -S . -B $(NATIVE)/$(1) \
+    -DTRIBODY_RUNNER=ON $(2) >$(NATIVE)/$(1).log || { cat $(NATIVE)/$(1).log >&2; exit 1; } && \
+    cmake --build $(NATIVE)/$(1)
+endef
+RUN = $(OBJECTS)/tests/native/runner
+RUN_SANITIZED = $(SANITIZER_OPTIONS) $(NATIVE)/memory/tests/native/runner
+RUN_THREADS = $(NATIVE)/threads/tests/native/runner
+RUN_ARM = $(NATIVE)/arm/tests/native/runner
+
+# With the very kernels of the wheel, which are compiled already.
+native-table: $(NATIVE)/table.bin $(NATIVE)/wrong.bin ## the kernels' cases and 300 random shapes, without Python
+	@.venv-build/bin/cmake --build $(OBJECTS) --target runner
+	$(RUN) $(NATIVE)/wrong.bin --expect-failures
+	$(RUN) $(NATIVE)/table.bin --threads 2 --write-bits $(NATIVE)/table.bits
+
+native-check: native-table native-arm $(NATIVE)/random.bin ## the same with 10,000, under sanitizers, and for arm64
+	$(call build_runner,memory,-DTRIBODY_SANITIZE=address$(comma)undefined$(comma)float-cast-overflow)
+	$(call build_runner,threads,-DTRIBODY_SANITIZE=thread)
+	$(RUN) $(NATIVE)/random.bin --write-bits $(NATIVE)/random.bits
+	$(RUN_SANITIZED) $(NATIVE)/table.bin --threads 3 --same-bits $(NATIVE)/table.bits
+	$(RUN_SANITIZED) $(NATIVE)/random.bin --same-bits $(NATIVE)/random.bits
+	$(RUN_THREADS) $(NATIVE)/table.bin --threads 4 --same-bits $(NATIVE)/table.bits
+
+# A Cortex-A57 has no dot products, and the runner must find that out: what runs there runs on any
+# Armv8.
+native-arm: native-table arm-tools ## the cases for arm64, under qemu: the bits of this machine
+	$(call build_runner,arm,-DCMAKE_TOOLCHAIN_FILE=tests/native/aarch64.cmake)
+	qemu-aarch64 -cpu cortex-a57 $(RUN_ARM) $(NATIVE)/table.bin --same-bits $(NATIVE)/table.bits
+	! qemu-aarch64 -cpu cortex-a57 $(RUN_ARM) $(NATIVE)/table.bin --levels neondot
+	qemu-aarch64 -cpu max $(RUN_ARM) $(NATIVE)/table.bin --levels neondot --threads 2 \
+	    --same-bits $(NATIVE)/table.bits
+
+.PHONY: arm-tools
+arm-tools:
+	@missing=; \
+	command -v aarch64-linux-gnu-g++ >/dev/null || missing="g++-aarch64-linux-gnu"; \
+	command -v qemu-aarch64 >/dev/null || missing="$$missing qemu-user"; \
+	[ -z "$$missing" ] || { echo "missing for arm64:  sudo apt-get install" $$missing >&2; exit 1; }
+
+CASE_SOURCES = .venv-test/.tribody $(wildcard tests/native/*.py tests/ops/*.py)
+
+$(NATIVE)/table.bin: $(CASE_SOURCES)
+	$(EXPORT) $@ --random 300
+
+$(NATIVE)/wrong.bin: $(CASE_SOURCES)
+	$(EXPORT) $@ --wrong
+
+$(NATIVE)/random.bin: $(CASE_SOURCES)
+	$(EXPORT) $@ --random 10000 --no-table
+
+# --- Training -----------------------------------------------------------------------------------
 
 mini-r1: .venv-parity/.tribody ## train mini-r1 (hours; goes on where it was stopped) and evaluate it
 	.venv-parity/bin/python -m recipes.mini_r1.train --out runs/mini-r1 $(TRAIN_ARGS)
@@ -171,6 +238,9 @@ endef
 
 # --- The wheel ----------------------------------------------------------------------------------
 
+# Where the wheel's own build keeps what it compiled.
+OBJECTS = build/objects
+
 SOURCE_FILES = find pyproject.toml CMakeLists.txt README.md LICENSE native src -type f \
     ! -name '*.pyc' ! -name '*.so' ! -path 'native/dev-build*'
 
@@ -181,5 +251,6 @@ build/sources.id: FORCE
 
 build/wheel/.stamp: build/sources.id .venv-build/.deps
 	@rm -rf build/wheel && mkdir -p build/wheel
-	.venv-build/bin/python -m pip wheel -q --no-deps --no-build-isolation -w build/wheel .
+	.venv-build/bin/python -m pip wheel -q --no-deps --no-build-isolation \
+	    --config-settings=build-dir=$(OBJECTS) -w build/wheel .
 	@touch $@

@@ -3,6 +3,11 @@
 
 #include <atomic>
 
+#if defined(__aarch64__) && defined(__linux__)
+#include <asm/hwcap.h>
+#include <sys/auxv.h>
+#endif
+
 namespace tribody {
 namespace {
 
@@ -20,8 +25,21 @@ bool detect(Isa isa) {
       return avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
              __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
              __builtin_cpu_supports("avx512vnni");
+    default: return false;
   }
-  return false;
+#elif defined(__aarch64__) && defined(__linux__)
+  // Armv8.2 as GCC understands it, and the dot products.
+  constexpr unsigned long kNeonDot =
+      HWCAP_ASIMD | HWCAP_CRC32 | HWCAP_ATOMICS | HWCAP_ASIMDRDM | HWCAP_ASIMDDP;
+  const unsigned long has = getauxval(AT_HWCAP);
+  switch (isa) {
+    case Isa::portable: return true;
+    case Isa::neon: return (has & HWCAP_ASIMD) != 0;
+    case Isa::neondot: return (has & kNeonDot) == kNeonDot;
+    default: return false;
+  }
+#elif defined(__aarch64__)
+  return isa == Isa::portable || isa == Isa::neon;  // NEON is part of the architecture
 #else
   return isa == Isa::portable;
 #endif

@@ -15,11 +15,15 @@
 
 namespace tribody {
 
-// From the slowest to the fastest; names are those that Python sees.
-enum class Isa : int { portable, avx2, avxvnni, avx512vnni };
-inline constexpr int kNumIsas = 4;
-inline constexpr const char* kIsaNames[kNumIsas] = {"portable", "avx2", "avxvnni", "avx512vnni"};
+// From the slowest to the fastest of each architecture; names are those that Python sees.
+// neon is Armv8.0 (Phytium FTC66x, Cortex-A72), neondot adds the dot products of Armv8.2 (Kunpeng
+// 920, Graviton 2 and later).
+enum class Isa : int { portable, avx2, avxvnni, avx512vnni, neon, neondot };
+inline constexpr int kNumIsas = 6;
+inline constexpr const char* kIsaNames[kNumIsas] = {"portable",   "avx2", "avxvnni",
+                                                    "avx512vnni", "neon", "neondot"};
 
+// Whether this build holds it and this machine has it.
 bool isa_available(Isa isa);
 Isa current_isa();
 // Kernels started later use `isa`, which must be available.
@@ -41,6 +45,19 @@ void set_isa(Isa isa);
       case ::tribody::Isa::avx2: ::tribody::avx2::CALL; break;                       \
       default: ::tribody::portable::CALL; break;                                     \
     }                                                                                \
+  } while (0)
+#elif defined(__aarch64__)
+#define TRIBODY_IN_EACH_ISA(DECLARATIONS)      \
+  namespace tribody::portable { DECLARATIONS } \
+  namespace tribody::neon { DECLARATIONS }     \
+  namespace tribody::neondot { DECLARATIONS }
+#define TRIBODY_DISPATCH(CALL)                                       \
+  do {                                                               \
+    switch (::tribody::current_isa()) {                              \
+      case ::tribody::Isa::neondot: ::tribody::neondot::CALL; break; \
+      case ::tribody::Isa::neon: ::tribody::neon::CALL; break;       \
+      default: ::tribody::portable::CALL; break;                     \
+    }                                                                \
   } while (0)
 #else
 #define TRIBODY_IN_EACH_ISA(DECLARATIONS) \

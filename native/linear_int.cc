@@ -15,8 +15,14 @@
 // w8g32 has no room for its unsigned form and moves the weight's sign to x (vpsignb), so that
 // |w| <= 127 is the unsigned side: 2 * 127 * 127 < 2^15.  tests/ops/test_saturation.py holds every
 // format to an int64 oracle at these bounds.
+//
+// NEON's sums are in int_sums_neon.h.
 #include "int_formats.h"
 #include "linear_tile.h"
+
+#if TRIBODY_NEON
+#include "int_sums_neon.h"
+#endif
 
 namespace tribody::TRIBODY_ISA {
 namespace {
@@ -117,7 +123,7 @@ class Sums {
   typename P::Int sums_[M];
 };
 
-#else
+#elif !TRIBODY_NEON
 
 // The tile's bytes stay in registers while rows pass by: a row needs two more, where sums of eight
 // rows at once would need sixteen, half of them in 16 bits.

@@ -1,10 +1,10 @@
 // The vector layer: the one place where an instruction set is named.
 //
 // Kernel files are compiled once per instruction set (isa.h); every type here lives in the namespace
-// of its instruction set.  F32x8 is eight floats everywhere: one AVX register, or an array that any
-// compiler can vectorise.  Every operation gives the same bits on every instruction set (fma is
-// always fused, reductions have one order), so kernels written with it are reproducible across
-// machines.  F32x16 is for panels of sixteen rows.  Int8Tile is the four-byte dot product.
+// of its instruction set.  F32x8 is eight floats everywhere: one AVX register, two NEON registers
+// (simd_neon.h), or an array that any compiler can vectorise.  Every operation gives the same bits
+// on every instruction set (fma is always fused, reductions have one order), so kernels written with
+// it are reproducible across machines.  F32x16 is for panels of sixteen rows.
 //
 // max and min follow maxps and minps: the second operand is returned if either is NaN.
 #pragma once
@@ -32,6 +32,14 @@
 
 #define TRIBODY_INLINE inline __attribute__((always_inline))
 
+// Set for the level and not found by the compiler's macros: `portable` on arm64 has NEON as well.
+#ifndef TRIBODY_NEON
+#define TRIBODY_NEON 0
+#endif
+#if TRIBODY_NEON
+#include "simd_neon.h"
+#endif
+
 namespace tribody::TRIBODY_ISA {
 
 TRIBODY_INLINE float bits_to_float(uint32_t bits) {
@@ -56,6 +64,8 @@ TRIBODY_INLINE uint16_t float_to_bfloat16(float value) {
   if ((bits & 0x7fffffffu) > 0x7f800000u) return static_cast<uint16_t>(bits >> 16 | 0x40);
   return static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
 }
+
+#if !TRIBODY_NEON
 
 TRIBODY_INLINE float half_to_float(uint16_t half) {
 #if TRIBODY_AVX2
@@ -92,6 +102,8 @@ TRIBODY_INLINE uint16_t float_to_half(float value) {
   return static_cast<uint16_t>(sign | (rebased + 0xfff + (rebased >> 13 & 1)) >> 13);
 #endif
 }
+
+#endif  // !TRIBODY_NEON
 
 #if TRIBODY_AVX2
 
@@ -148,7 +160,7 @@ TRIBODY_INLINE float largest(F32x8 a) {
   return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
 }
 
-#else
+#elif !TRIBODY_NEON
 
 struct F32x8 {
   float v[8];
@@ -346,6 +358,10 @@ struct F32x16 {
     const __m256i halves = e4m3_to_halves(p);
     return {{_mm256_cvtph_ps(_mm256_castsi256_si128(halves))},
             {_mm256_cvtph_ps(_mm256_extracti128_si256(halves, 1))}};
+#elif TRIBODY_NEON
+    F32x16 r;
+    e4m3_to_floats(p, r.low, r.high);
+    return r;
 #else
     uint16_t halves[16];
     for (int i = 0; i < 16; ++i) halves[i] = e4m3_to_half(p[i]);

@@ -11,6 +11,10 @@
 #include "formats.h"
 #include "simd.h"
 
+#if TRIBODY_NEON
+#include "simd_int8_neon.h"
+#endif
+
 #if TRIBODY_AVX512 || defined(__AVXVNNI__)
 #define TRIBODY_VNNI 1
 #else
@@ -37,6 +41,7 @@ TRIBODY_INLINE __m128i load_eight(const uint8_t* p) {
 }
 #endif
 
+#if !TRIBODY_NEON
 struct OnePanel {
   using Float = F32x8;
   static constexpr int kPanels = 1;
@@ -132,6 +137,7 @@ struct OnePanel {
   // The eight sums of panel `panel`.
   static TRIBODY_INLINE F32x8 part(Float sums, int) { return sums; }
 };
+#endif  // !TRIBODY_NEON
 
 #if TRIBODY_AVX512
 
@@ -206,6 +212,12 @@ struct TwoPanels {
 
 #endif
 
+TRIBODY_INLINE bool is_finite(float x) {
+  return (float_to_bits(x) & 0x7f800000u) != 0x7f800000u;
+}
+
+#if !TRIBODY_NEON
+
 // The largest |x| of 32 floats.  Compared as integers, which orders magnitudes and puts Inf and NaN
 // on top: a group that is not finite shows itself.
 TRIBODY_INLINE float largest_magnitude(const float* x) {
@@ -228,10 +240,6 @@ TRIBODY_INLINE float largest_magnitude(const float* x) {
   }
   return bits_to_float(most);
 #endif
-}
-
-TRIBODY_INLINE bool is_finite(float x) {
-  return (float_to_bits(x) & 0x7f800000u) != 0x7f800000u;
 }
 
 // codes[i] = round-half-even(x[i] * factor) limited to [-127, 127]; factor and x are finite.
@@ -266,5 +274,7 @@ TRIBODY_INLINE int32_t round_to_bytes(const float* x, float factor, int8_t* code
   return total;
 #endif
 }
+
+#endif  // !TRIBODY_NEON
 
 }  // namespace tribody::TRIBODY_ISA

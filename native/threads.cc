@@ -198,6 +198,13 @@ thread_local ScratchOfThread scratch_of_thread;
 void* scratch_bytes(Scratch slot, size_t bytes) {
   ScratchOfThread& own = scratch_of_thread;
   const int index = static_cast<int>(slot);
+#if defined(__SANITIZE_ADDRESS__)
+  // Every piece its own, and no longer than asked for: an overrun, and the use of a piece after the
+  // slot was asked for again, show.
+  std::free(own.memory[index]);
+  own.memory[index] = nullptr;
+  if (posix_memalign(&own.memory[index], 64, bytes > 0 ? bytes : 1) != 0) throw std::bad_alloc();
+#else
   if (bytes > own.size[index] || own.memory[index] == nullptr) {
     const size_t rounded = (bytes + bytes / 2 + 4096) / 64 * 64;
     std::free(own.memory[index]);
@@ -205,6 +212,7 @@ void* scratch_bytes(Scratch slot, size_t bytes) {
     own.size[index] = own.memory[index] == nullptr ? 0 : rounded;
     if (own.memory[index] == nullptr) throw std::bad_alloc();
   }
+#endif
   return own.memory[index];
 }
 

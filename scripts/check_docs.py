@@ -25,7 +25,7 @@ TRIBODY = Path(sys.executable).parent / "tribody"
 SHELL_BLOCK = re.compile(r"^```(?:sh|bash|console)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
 COMMAND_ROW = re.compile(r"^  ([a-z]+)  ", re.MULTILINE)
-TARGET = re.compile(r"^([a-z]+):", re.MULTILINE)
+TARGET = re.compile(r"^([a-z][a-z0-9-]*):", re.MULTILINE)
 
 
 def help_text(*words: str) -> str:
@@ -84,7 +84,7 @@ def line_complaint(line: str, targets: set[str], pages: dict[str, str]) -> str |
         return None
     program = words[0].rsplit("/", 1)[-1]
     if program == "make":
-        unknown = [word for word in words[1:] if re.fullmatch("[a-z]+", word)]
+        unknown = [word for word in words[1:] if re.fullmatch("[a-z][a-z0-9-]*", word)]
         unknown = [word for word in unknown if word not in targets]
         return f"make has no target {unknown[0]!r}" if unknown else None
     if program == "tribody" and len(words) > 1 and not words[1].startswith("-"):

@@ -108,16 +108,21 @@ def tolerance(
 
 
 def mlp_tolerance(
-    x: F32, pair: tuple[ReferenceMatrix, ReferenceMatrix], expert: int | None = None
+    x: F32,
+    pair: tuple[ReferenceMatrix, ReferenceMatrix],
+    expert: int | None = None,
+    *,
+    input_error: float = 0,
 ) -> F64:
-    """The tolerance of (silu(g) * u) @ down.T, [g | u] = x @ gate_up.T; both sides share x.
+    """The tolerance of (silu(g) * u) @ down.T, [g | u] = x @ gate_up.T, x off by input_error.
 
     silu's slope is below 1.1, so an error of g shifts the hidden value by 1.1 |u| times as much,
     one of u by |silu(g)|; the exponential and three roundings add 4 units.
     """
     gate_up, down = pair
     gate, up = np.split(matmul(x, gate_up, expert), 2, axis=-1)
-    gate_error, up_error = np.split(tolerance(x, gate_up, expert=expert), 2, axis=-1)
+    allowed = tolerance(x, gate_up, input_error=input_error, expert=expert)
+    gate_error, up_error = np.split(allowed, 2, axis=-1)
     hidden = silu(gate) * up
     error = 1.1 * np.abs(up) * gate_error + np.abs(silu(gate)) * up_error
     error = error + 4 * EPS * np.abs(hidden)
