@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import msgspec
 import pytest
 
@@ -10,6 +12,15 @@ from tribody.cli import doctor
 from tribody.cli.http_client import NoServer
 from tribody.cli.machine_report import MachineReport, known_models, outlooks
 from tribody.cli.server_report import findings, look_at_server, read_metrics, report
+from tribody.core.config import EngineConfig
+from tribody.core.errors import BadConfig
+from tribody.engine.build import build
+from tribody.loading import bundled
+from tribody.loading.checkpoint import open_checkpoint
+from tribody.loading.packed_checkpoint import write_checkpoint
+from tribody.models.load import load_model
+from tribody.models.packed import packed_items
+from tribody.ops import native
 
 MACHINE = MachineReport(
     cpu="Test CPU",
@@ -83,6 +94,13 @@ def test_reading_ignores_what_is_not_ours() -> None:
     assert report("a", {}).findings == []
 
 
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folders of this machine's user have no part in these tests."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "tribody"
+
+
 def test_command_prints_and_finds_no_server(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -90,16 +108,16 @@ def test_command_prints_and_finds_no_server(
     monkeypatch.setattr(doctor, "DEFAULT_URL", "http://127.0.0.1:1")
     for name in ("TRIBODY_URL", "OPENAI_BASE_URL"):
         monkeypatch.delenv(name, raising=False)
-    doctor.run(None, as_json=False)
+    doctor.run([], None, as_json=False)
     shown = capsys.readouterr().out
     assert "Test CPU" in shown
     assert "no answer" in shown
-    doctor.run(None, as_json=True)
+    doctor.run([], None, as_json=True)
     printed = msgspec.json.decode(capsys.readouterr().out, type=doctor.Report)
     assert printed.machine == MACHINE
     assert printed.server is None
     with pytest.raises(NoServer):
-        doctor.run("http://127.0.0.1:1", as_json=False)
+        doctor.run([], "http://127.0.0.1:1", as_json=False)
 
 
 def test_command_prints_the_server(
@@ -109,9 +127,47 @@ def test_command_prints_the_server(
     model, engine = scripted_model()
     engine.stats = msgspec.structs.replace(engine.stats, drafted_tokens=200, accepted_tokens=150)
     running = run_server([(model, engine)])
-    doctor.run(running.url, as_json=False)
+    doctor.run([], running.url, as_json=False)
     running.stop()
     shown = capsys.readouterr().out
     assert "scripted: 0 running" in shown
     assert "200 tokens drafted, 75% of them right" in shown
     assert "nothing stands in its way" in shown
+
+
+def test_packed_models_and_their_precision(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], cache: Path, tmp_path: Path
+) -> None:
+    """Those that a start has kept, those that a user names, and what is no packed model."""
+    monkeypatch.setattr(doctor, "look_at_machine", lambda: MACHINE)
+    monkeypatch.setattr(doctor, "DEFAULT_URL", "http://127.0.0.1:1")
+    config = EngineConfig(
+        model_path=str(bundled.locate("mini-r1")),
+        kv_budget_bytes=1 << 22,
+        packed_dir=str(cache / "packed"),
+    )
+    info = build(config).info
+    (kept,) = (cache / "packed").glob("*.tribody")
+    own = tmp_path / "own.tribody"
+    (tmp_path / "broken.tribody").write_bytes(b"nothing")
+    checkpoint = open_checkpoint(kept)
+    model = load_model(checkpoint, native.OPS, "w8g32", drafter=True)
+    manifest = {"recovery": 0.9951, "verification": {"corpus": "prose", "kl_mean_nats": 0.0049}}
+    write_checkpoint(own, checkpoint, packed_items(model.weights), manifest)
+    doctor.run([own, tmp_path / "broken.tribody"], None, as_json=True)
+    found = msgspec.json.decode(capsys.readouterr().out, type=doctor.Report).packed
+    by_name = {Path(model.path).name: model for model in found}
+    assert set(by_name) == {kept.name, "own.tribody", "broken.tribody"}
+    assert info.precision is not None
+    assert by_name[kept.name].precision == info.precision
+    assert by_name["own.tribody"].precision == msgspec.structs.replace(
+        info.precision, recovery=0.9951, kl_mean_nats=0.0049, verified_on="prose"
+    )
+    assert by_name["broken.tribody"].precision is None
+    doctor.run([own, tmp_path / "broken.tribody"], None, as_json=False)
+    shown = " ".join(capsys.readouterr().out.split())
+    assert f"mini-r1: {info.precision.bits_per_weight:.2f} bits a weight: w8g32 100%;" in shown
+    assert "; recovery 99.51% on prose" in shown
+    assert "! " in shown
+    with pytest.raises(BadConfig, match="no such file"):
+        doctor.run([tmp_path / "absent.tribody"], None, as_json=False)

@@ -12,7 +12,7 @@ from tribody.cli.logs import start_logging
 from tribody.cli.serve import ServeOptions, parse_aliases, resolve
 from tribody.cli.sizes import parse_bytes, parse_count, show_bytes
 from tribody.core.errors import BadConfig, EngineFailed
-from tribody.server.models_table import Alias
+from tribody.server.aliases import Alias
 
 EMPTY = read_environment({})
 
@@ -117,6 +117,18 @@ def test_tuning_is_found_beside_the_models_unless_it_is_not_wanted() -> None:
     assert (default.num_threads, default.max_step_tokens) == (0, 0)
     stated = engine_config(Path("/m"), EngineOptions(threads=3, max_step_tokens=64), EMPTY)
     assert (stated.num_threads, stated.max_step_tokens) == (3, 64)
+
+
+def test_packed_weights_are_kept_beside_the_models_where_a_command_does() -> None:
+    environment = read_environment({"XDG_CACHE_HOME": "/var/cache"})
+    assert engine_config(Path("/m"), EngineOptions(), environment).packed_dir == ""
+    kept = engine_config(Path("/m"), EngineOptions(keep_packed=True), environment)
+    assert kept.packed_dir == "/var/cache/tribody/packed"
+
+
+def test_step_stretch() -> None:
+    assert engine_config(Path("/m"), EngineOptions(), EMPTY).step_stretch == 3.0
+    assert engine_config(Path("/m"), EngineOptions(step_stretch=0), EMPTY).step_stretch == 0
 
 
 def test_speculation() -> None:

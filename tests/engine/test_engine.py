@@ -49,7 +49,7 @@ def engine_saying(text: str) -> tuple[Engine, Script]:
     clock = ManualClock()
     script = Script(text, clock)
     scheduler = Scheduler(config, frozenset([EOS]), b"w")
-    return Engine(scheduler, script, tokenizer(), clock), script
+    return Engine(scheduler, script, tokenizer, clock), script
 
 
 def request(rid: str = "a", stop: tuple[str, ...] = (), **more: object) -> Request:

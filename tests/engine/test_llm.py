@@ -157,6 +157,8 @@ def test_bad_configurations_are_named(tmp_path: Path) -> None:
         LLM(folder, max_context_tokens=1 << 20)
     with pytest.raises(BadConfig, match="max_running"):
         LLM(folder, max_running=64, max_step_tokens=32)
+    with pytest.raises(BadConfig, match=r"step_stretch is 1\.1"):
+        LLM(folder, step_stretch=1.1)
 
 
 def test_the_kv_limit_says_what_set_it(tmp_path: Path) -> None:

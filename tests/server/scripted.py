@@ -23,9 +23,11 @@ from tribody.core.engine_info import EngineInfo, EngineStats
 from tribody.core.errors import EngineFailed
 from tribody.core.request import Event, Request, TokenLogprob, Usage
 from tribody.core.tokenizer_source import TokenizerSource
+from tribody.server.aliases import Alias
 from tribody.server.auth import KeyFile
-from tribody.server.models_table import Alias, ServedModel, longest_token_bytes
-from tribody.server.serve import DrainingServer, bind, make_service, server_for
+from tribody.server.listening import bind
+from tribody.server.models_table import ServedModel
+from tribody.server.serve import DrainingServer, make_service, server_for
 from tribody.text.chat_template import chat_template_for
 from tribody.text.detokenizer import TextStream
 from tribody.text.tokenizer import Tokenizer
@@ -248,7 +250,7 @@ def scripted_model(
         tokenizer=tokenizer,
         chat_template=None if chat_template is None else chat_template_for(source, "llama"),
         created=1_700_000_000,
-        longest_token_bytes=longest_token_bytes(tokenizer),
+        longest_token_bytes=tokenizer.longest_token_bytes(),
     )
     return model, engine
 

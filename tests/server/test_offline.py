@@ -82,7 +82,8 @@ def client(cut_off: dict[str, str]) -> Iterator[openai.OpenAI]:
     )
     process.send_signal(signal.SIGTERM)
     assert process.wait(20) == 0
-    assert not Path(cut_off["XDG_CACHE_HOME"]).exists()
+    kept = Path(cut_off["XDG_CACHE_HOME"]) / "tribody"
+    assert [path.name for path in kept.iterdir()] == ["packed"]  # nothing was fetched
 
 
 def ask(client: openai.OpenAI, model: str, **fields: object) -> ChatCompletionMessage:

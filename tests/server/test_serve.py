@@ -14,16 +14,11 @@ import pytest
 from tests.server.scripted import Held, RunningServer, client_of, run_server, scripted_model
 from tribody.core.config import EngineConfig
 from tribody.core.errors import BadConfig
-from tribody.server.models_table import Alias, ModelsTable
-from tribody.server.serve import (
-    NamedModel,
-    ServeConfig,
-    all_aliases,
-    bind,
-    listen,
-    make_service,
-    ready_text,
-)
+from tribody.server.aliases import Alias
+from tribody.server.launch import NamedModel
+from tribody.server.listening import ServeConfig, bind, listen
+from tribody.server.models_table import ModelsTable
+from tribody.server.serve import all_aliases, make_service, ready_text
 
 BODY = {"model": "scripted", "messages": [{"role": "user", "content": "x"}], "temperature": 0}
 CHAT = "/v1/chat/completions"

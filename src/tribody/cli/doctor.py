@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import msgspec
 from rich.console import Console
@@ -20,10 +21,11 @@ from tribody.cli.machine_report import (
     outlooks,
     tuned_models,
 )
+from tribody.cli.packed_report import PackedModel, packed_models, precision_in_words
 from tribody.cli.server_report import ServerReport, look_at_server
 from tribody.cli.sizes import show_bytes
-from tribody.core.config import default_tuning_dir
-from tribody.core.errors import BadRequest, EngineFailed
+from tribody.core.config import default_packed_dir, default_tuning_dir
+from tribody.core.errors import BadConfig, BadRequest, EngineFailed
 from tribody.engine.tuned import in_words
 
 DEFAULT_URL = "http://127.0.0.1:8000"
@@ -35,20 +37,27 @@ class Report(msgspec.Struct, frozen=True):
     machine: MachineReport
     models: list[ModelOutlook]
     tuned: list[TunedModel]
+    packed: list[PackedModel]
     server: ServerReport | None
     server_error: str | None
 
 
-def run(url: str | None, *, as_json: bool) -> None:
-    """Print the report.
+def run(files: list[Path], url: str | None, *, as_json: bool) -> None:
+    """Print the report.  `files`: packed models to look at besides those in the caches.
 
-    Raises: NoServer when an address was given and nobody answers; EngineFailed without kernels.
+    Raises: NoServer when an address was given and nobody answers; EngineFailed without kernels;
+    BadConfig for a file that is not there.
     """
     environment = read_environment(os.environ)
+    for file in files:
+        if not file.exists():
+            raise BadConfig(f"{file}: there is no such file or folder")
     machine = look_at_machine()
+    caches = [environment.cache_dir, default_packed_dir(environment.cache_dir)]
+    packed = packed_models([*files, *caches])
     server, problem = _server(url, environment)
     tuned = tuned_models(default_tuning_dir(environment.cache_dir))
-    report = Report(machine, outlooks(machine), tuned, server, problem)
+    report = Report(machine, outlooks(machine), tuned, packed, server, problem)
     if as_json:
         print(msgspec.json.format(msgspec.json.encode(report), indent=2).decode())
     else:
@@ -82,6 +91,7 @@ def _print(report: Report, console: Console) -> None:
     console.out(f"  bandwidth  {machine.bandwidth_bytes_per_s / 1e9:.1f} GB/s read, measured now")
     _print_models(report, console)
     _print_tuned(report, console)
+    _print_packed(report.packed, console)
     if report.server is not None:
         _print_server(report.server, console)
     else:
@@ -116,6 +126,17 @@ def _print_tuned(report: Report, console: Console) -> None:
         console.out("  nothing yet: tribody tune MODEL")
 
 
+def _print_packed(models: list[PackedModel], console: Console) -> None:
+    if models:
+        console.print("\n[bold]Packed[/bold]  models that start without encoding", markup=True)
+    for model in models:
+        console.out(f"  {model.path} ({show_bytes(model.num_bytes)})")
+        if model.precision is None:
+            console.out(f"    ! {model.problem}")
+        else:
+            console.out(f"    {model.name}: {precision_in_words(model.precision)}")
+
+
 def _fits(model: ModelOutlook) -> str:
     return "yes" if model.fits else "not now" if model.fits_when_empty else "no"
 
@@ -127,6 +148,8 @@ def _print_server(server: ServerReport, console: Console) -> None:
             f"  {model.model_name}: {model.running:.0f} running, {model.waiting:.0f} waiting, "
             f"KV {model.kv_used:.0%} used, {model.cache_hit_rate:.0%} of prompt tokens cached"
         )
+        if model.precision is not None:
+            console.out(f"    weights: {precision_in_words(model.precision)}")
         if model.mean_inter_token_seconds is not None:
             first = model.mean_first_token_seconds or 0.0
             console.out(

@@ -10,10 +10,12 @@ from typing import get_args
 from tribody.cli.environment import Environment
 from tribody.cli.sizes import parse_bytes, parse_count
 from tribody.core.config import (
+    STEP_STRETCH,
     EngineConfig,
     KVFormat,
     Speculation,
     WeightChoice,
+    default_packed_dir,
     default_tuning_dir,
 )
 from tribody.core.errors import BadConfig, EngineFailed
@@ -31,10 +33,12 @@ class EngineOptions:
     threads: int | None = None
     max_context: str | None = None
     max_step_tokens: int | None = None
+    step_stretch: float = STEP_STRETCH
     max_running: int = 64
     speculation: str = "auto"
     max_drafts: int | None = None
     tuning: bool = True  # use what `tribody tune` found
+    keep_packed: bool = False  # commands that load a model once in many formats keep none
 
 
 def engine_config(path: Path, options: EngineOptions, environment: Environment) -> EngineConfig:
@@ -60,10 +64,12 @@ def engine_config(path: Path, options: EngineOptions, environment: Environment) 
         num_threads=options.threads or environment.threads or 0,
         max_context_tokens=context,
         max_step_tokens=options.max_step_tokens or 0,
+        step_stretch=options.step_stretch,
         max_running=options.max_running,
         speculation=_speculation(options.speculation),
         max_drafts=options.max_drafts or 0,
         tuning_dir=str(default_tuning_dir(environment.cache_dir)) if options.tuning else "",
+        packed_dir=str(default_packed_dir(environment.cache_dir)) if options.keep_packed else "",
     )
 
 

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 from tribody.core.config import EngineConfig
 from tribody.engine.client import EngineClient
-from tribody.server.serve import make_service, served_model
+from tribody.server.serve import make_service, serve_with
 from tribody.server.service import Service
 
 
@@ -22,9 +21,8 @@ async def local_service(config: EngineConfig) -> AsyncIterator[Service]:
 
     Raises: BadModel, EngineFailed.
     """
-    engine = await EngineClient.start(config)
+    engine = EngineClient.launch(config)
     try:
-        model = served_model(Path(config.model_path), engine)
-        yield make_service([model], {}, None)
+        yield make_service([await serve_with(engine)], {}, None)
     finally:
         await engine.close(0)

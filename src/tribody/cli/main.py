@@ -12,6 +12,20 @@ from typing import Annotated
 
 import typer
 
+from tribody.cli.flags import (
+    MODEL_HELP,
+    Dtype,
+    KeepPacked,
+    KVMemory,
+    LogLevel,
+    MaxContext,
+    MaxDrafts,
+    Speculation,
+    Thinking,
+    Threads,
+    Tuning,
+    Url,
+)
 from tribody.core.errors import BadConfig, TribodyError
 
 # No rich in help texts: they stay plain, quick and the same everywhere.
@@ -28,42 +42,6 @@ app = typer.Typer(
 
 bench = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(bench, name="bench", help="Measure a model on this machine.")
-
-MODEL_HELP = "Model name, folder or .gguf file (default: mini-r1)."
-Dtype = Annotated[
-    str,
-    typer.Option(
-        help="Weights at run time: a format (docs/formats.md), stored (as the checkpoint has them) "
-        "or auto (w8g32)."
-    ),
-]
-KVMemory = Annotated[
-    str | None, typer.Option(help="KV cache, such as 2GiB (default: a share of free memory).")
-]
-Threads = Annotated[
-    int | None, typer.Option(min=1, max=1024, help="Threads (default: physical cores).")
-]
-MaxContext = Annotated[
-    str | None, typer.Option(help="Longest prompt + answer, such as 8K (default: the model's).")
-]
-Speculation = Annotated[
-    str, typer.Option(help="Draft tokens where it pays: auto, mtp, ngram or off.")
-]
-MaxDrafts = Annotated[
-    int | None,
-    typer.Option(min=1, max=64, help="Most tokens drafted for one sequence in one step."),
-]
-Tuning = Annotated[
-    bool, typer.Option("--tuning/--no-tuning", help="Use what `tribody tune` found, if it was run.")
-]
-Thinking = Annotated[
-    bool | None,
-    typer.Option("--thinking/--no-thinking", help="Think first or not (default: the model's way)."),
-]
-LogLevel = Annotated[str | None, typer.Option(help="debug, info, warning or error.")]
-Url = Annotated[
-    str | None, typer.Option(help="Use a running server, such as http://127.0.0.1:8000.")
-]
 
 
 @app.command()
@@ -89,10 +67,15 @@ def serve(
     max_step_tokens: Annotated[
         int | None, typer.Option(min=1, max=65536, help="Token budget of one step (default: 512).")
     ] = None,
+    step_stretch: Annotated[
+        float,
+        typer.Option(min=0, help="Most that prompts slow streams: 3 = threefold; 0 = any."),
+    ] = 3.0,
     max_running: Annotated[int, typer.Option(min=1, max=4096, help="Sequences in one step.")] = 64,
     speculation: Speculation = "auto",
     max_drafts: MaxDrafts = None,
     tuning: Tuning = True,
+    packed_cache: KeepPacked = True,
     shutdown_timeout: Annotated[
         float, typer.Option(min=0, max=86400, help="Seconds that a drain may take.")
     ] = 30.0,
@@ -108,10 +91,12 @@ def serve(
         threads=threads,
         max_context=max_context,
         max_step_tokens=max_step_tokens,
+        step_stretch=step_stretch,
         max_running=max_running,
         speculation=speculation,
         max_drafts=max_drafts,
         tuning=tuning,
+        keep_packed=packed_cache,
     )
     options = command.ServeOptions(
         models=models or [],
@@ -141,6 +126,7 @@ def chat(
     threads: Threads = None,
     max_context: MaxContext = None,
     tuning: Tuning = True,
+    packed_cache: KeepPacked = True,
 ) -> None:
     """Talk with a model in the terminal: loaded here, or behind --url."""
     from tribody.cli import chat as command
@@ -156,7 +142,13 @@ def chat(
         thinking=thinking,
         url=url,
     )
-    engine = EngineOptions(dtype=dtype, threads=threads, max_context=max_context, tuning=tuning)
+    engine = EngineOptions(
+        dtype=dtype,
+        threads=threads,
+        max_context=max_context,
+        tuning=tuning,
+        keep_packed=packed_cache,
+    )
     command.run(options, engine)
 
 
@@ -177,6 +169,7 @@ def generate(
     speculation: Speculation = "auto",
     max_drafts: MaxDrafts = None,
     tuning: Tuning = True,
+    packed_cache: KeepPacked = True,
 ) -> None:
     """Answer a JSONL file of prompts as one batch that resumes.
 
@@ -198,6 +191,7 @@ def generate(
         speculation=speculation,
         max_drafts=max_drafts,
         tuning=tuning,
+        keep_packed=packed_cache,
     )
     defaults = given_fields(
         temperature=temperature, max_tokens=max_tokens, seed=seed, thinking=thinking
@@ -292,13 +286,16 @@ def tune(
 
 @app.command()
 def doctor(
+    files: Annotated[
+        list[Path] | None, typer.Argument(help="Packed models besides those in the caches.")
+    ] = None,
     url: Url = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Say what this machine can do, and why a running server is slow."""
     from tribody.cli import doctor as command
 
-    command.run(url, as_json=as_json)
+    command.run(files or [], url, as_json=as_json)
 
 
 @bench.command()

@@ -23,8 +23,9 @@ from tribody.cli.models import fetch
 from tribody.core.config import KV_SHARE_OF_FREE_MEMORY
 from tribody.core.errors import BadConfig
 from tribody.loading.bundled import BUNDLED
-from tribody.server.models_table import THINKING_BY_NAME, Alias
-from tribody.server.serve import NamedModel, ServeConfig, listen, serve
+from tribody.server.aliases import THINKING_BY_NAME, Alias
+from tribody.server.launch import NamedModel, launch
+from tribody.server.listening import Listening, ServeConfig, listen
 
 DEFAULT_PORT = 8000  # vLLM's, so that copied commands work
 DEFAULT_HOST = "127.0.0.1"
@@ -62,7 +63,16 @@ def run(options: ServeOptions, engine: EngineOptions) -> None:
         for name in names
     ]
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(serve(config, listening, models, _say))
+        runner.run(_serve(config, listening, models))
+
+
+async def _serve(config: ServeConfig, listening: Listening, models: list[NamedModel]) -> None:
+    first = launch(models[0], _say)
+    await first.process_exists()
+    # Imported here: these take as long as the engine process takes to begin, so both do at once.
+    from tribody.server.serve import serve
+
+    await serve(config, listening, models, first, _say)
 
 
 def resolve(options: ServeOptions, environment: Environment) -> tuple[ServeConfig, list[str]]:

@@ -9,6 +9,7 @@ import msgspec
 from prometheus_client.parser import text_string_to_metric_families
 
 from tribody.cli.http_client import base_url, get
+from tribody.core.engine_info import WeightPrecision
 from tribody.core.errors import EngineFailed
 
 KV_FULL = 0.9  # above this share, the next long request waits or preempts
@@ -20,6 +21,15 @@ Values = Mapping[str, float]  # one model's samples by name
 
 class _Version(msgspec.Struct):
     version: str
+
+
+class _Card(msgspec.Struct):
+    id: str
+    precision: WeightPrecision | None = None
+
+
+class _Cards(msgspec.Struct):
+    data: list[_Card]
 
 
 class ModelReport(msgspec.Struct, frozen=True):
@@ -36,6 +46,7 @@ class ModelReport(msgspec.Struct, frozen=True):
     mean_first_token_seconds: float | None
     mean_inter_token_seconds: float | None
     findings: list[str]
+    precision: WeightPrecision | None = None
 
 
 class ServerReport(msgspec.Struct, frozen=True):
@@ -51,9 +62,12 @@ def look_at_server(url: str, key: str | None) -> ServerReport:
     try:
         version = msgspec.json.decode(get(f"{base}/version", key), type=_Version).version
         by_model = read_metrics(text.decode())
+        cards = msgspec.json.decode(get(f"{base}/v1/models", key), type=_Cards).data
     except (msgspec.MsgspecError, ValueError) as error:
         raise EngineFailed(f"{base} answers, but not as tribody does") from error
-    return ServerReport(base, version, [report(name, v) for name, v in by_model.items()])
+    precisions = {card.id: card.precision for card in cards}
+    models = [report(name, v, precisions.get(name)) for name, v in by_model.items()]
+    return ServerReport(base, version, models)
 
 
 def read_metrics(text: str) -> dict[str, Values]:
@@ -66,7 +80,9 @@ def read_metrics(text: str) -> dict[str, Values]:
     return dict(by_model)
 
 
-def report(model_name: str, values: Values) -> ModelReport:
+def report(
+    model_name: str, values: Values, precision: WeightPrecision | None = None
+) -> ModelReport:
     def value(name: str) -> float:
         return values.get(f"tribody_{name}", 0.0)
 
@@ -83,6 +99,7 @@ def report(model_name: str, values: Values) -> ModelReport:
         mean_first_token_seconds=_mean(values, "time_to_first_token_seconds"),
         mean_inter_token_seconds=_mean(values, "inter_token_latency_seconds"),
         findings=findings(values),
+        precision=precision,
     )
 
 

@@ -30,6 +30,11 @@ MAX_DRAFTS = 8
 # the eighth of a row is still right more often than not where a text repeats itself.
 
 
+STEP_STRETCH = 3.0
+# A step that reads prompts takes at most so many times what it would take to decode alone: prompts
+# then get two thirds of the machine, and the slowest tokens of a stream stay below four times the
+# median (bench/serve.py, 16 clients).
+
 DEFAULT_STEP_TOKENS = 512
 # Tokens that one step computes: 512 rows of a prompt keep the kernels at their best rate, and
 # sequences that decode meanwhile wait no longer than that.
@@ -40,6 +45,11 @@ def default_tuning_dir(models_dir: Path) -> Path:
     return models_dir.parent / "tuning"
 
 
+def default_packed_dir(models_dir: Path) -> Path:
+    """Where packed weights are kept from one start to the next: beside fetched models too."""
+    return models_dir.parent / "packed"
+
+
 class SchedulerConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Limits of one step and of the queue."""
 
@@ -47,6 +57,7 @@ class SchedulerConfig(msgspec.Struct, frozen=True, kw_only=True):
     max_context_tokens: int
     page_size: int = PAGE_SIZE
     max_step_tokens: int = DEFAULT_STEP_TOKENS  # one budget for decodes and prefill chunks together
+    step_stretch: float = STEP_STRETCH  # 0 = no limit but the budget
     max_running: int = 64  # sequences in a step
     max_waiting: int = 1024  # requests in the queue; one more is refused as overloaded
     draft_sources: tuple[DraftSource, ...] = ()  # what may draft tokens; none = no speculation
@@ -67,9 +78,11 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     num_threads: int = 0  # 0 = as tuned, else physical cores
     max_context_tokens: int = 0  # 0 = what the model allows
     max_step_tokens: int = 0  # 0 = as tuned, else DEFAULT_STEP_TOKENS; at least max_running
+    step_stretch: float = STEP_STRETCH
     max_running: int = 64
     max_waiting: int = 1024
     ops: Literal["native", "reference"] = "native"
     speculation: Speculation = "auto"  # "auto": the model's own drafter if it has one, and n-grams
     max_drafts: int = 0  # 0 = as tuned, else MAX_DRAFTS
     tuning_dir: str = ""  # where `tribody tune` leaves what it found; "" = nothing is applied
+    packed_dir: str = ""  # where packed weights are kept for the next start; "" = nowhere

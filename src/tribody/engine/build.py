@@ -5,38 +5,46 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
+import zlib
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-import msgspec
-
 from tribody import _native
 from tribody.core.config import PAGE_SIZE, DraftSource, EngineConfig, SchedulerConfig
-from tribody.core.engine_info import EngineInfo, WeightPrecision
+from tribody.core.engine_info import EngineInfo
 from tribody.core.errors import BadConfig, BadModel
 from tribody.core.tokenizer_source import TokenizerSource
+from tribody.core.version import VERSION
 from tribody.engine.engine import Engine
-from tribody.engine.machine import available_bytes, physical_cores
+from tribody.engine.machine import available_bytes, give_back_memory, physical_cores
 from tribody.engine.model_executor import ModelExecutor
 from tribody.engine.tuned import find, in_words, kernel_settings, model_key, resolve
+from tribody.engine.weight_precision import main_format, precision_of
 from tribody.loading.checkpoint import open_checkpoint
+from tribody.loading.checkpoint_face import Checkpoint
+from tribody.loading.packed_cache import PackedSlot, key_of
 from tribody.loading.packed_checkpoint import PackedCheckpoint
 from tribody.memory.kv_store import KVLayout, KVStore, page_bytes
 from tribody.models.config import ModelConfig
 from tribody.models.load import has_drafter, load_model
+from tribody.models.packed import packed_items
 from tribody.models.step_input import Model
-from tribody.models.weights import PackedSource, TensorSource, Weights
+from tribody.models.weights import PackedSource, TensorSource
 from tribody.ops import native, reference
 from tribody.ops.table import Ops
 from tribody.scheduling.scheduler import Scheduler
 from tribody.text.special_tokens import eos_token_ids
 from tribody.text.tokenizer import Tokenizer
+from tribody.text.tokenizer_on_demand import TokenizerOnDemand
 
 logger = logging.getLogger(__name__)
 
+LEAST_STRETCH = 1.25  # a fifth of the machine for prompts
+
 Progress = Callable[[int, int], None]  # bytes of weights done, bytes in all
+Opened = Callable[[TokenizerSource, str], None]  # told the model type too, before any weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,39 +55,48 @@ class BuiltEngine:
     info: EngineInfo
     executor: ModelExecutor
     ops: Ops
-    tokenizer: Tokenizer
+    text: TokenizerOnDemand
     tokenizer_source: TokenizerSource
     eos_token_ids: frozenset[int]
     model_key: str  # of `engine.tuned`
 
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """Built when first asked for.  Raises: BadModel if there is none that fits the model."""
+        tokenizer = self.text.get()
+        tokenizer.check_vocabulary(self.info.vocab_size)
+        return tokenizer
 
-def build_engine(config: EngineConfig, progress: Progress | None) -> tuple[Engine, EngineInfo]:
+
+def build_engine(
+    config: EngineConfig, progress: Progress | None, opened: Opened | None = None
+) -> tuple[Engine, EngineInfo]:
     """See `build`."""
-    built = build(config, progress)
+    built = build(config, progress, opened)
     return built.engine, built.info
 
 
-def build(config: EngineConfig, progress: Progress | None = None) -> BuiltEngine:
+def build(
+    config: EngineConfig, progress: Progress | None = None, opened: Opened | None = None
+) -> BuiltEngine:
     """Open and load the model, size its KV memory and put an engine around it.
 
     Raises: BadModel, BadConfig.
     """
     started = time.monotonic()
+    _check(config)
     ops: Ops = native.OPS if config.ops == "native" else reference.OPS
     with closing(open_checkpoint(Path(config.model_path))) as checkpoint:
         key = model_key(checkpoint.fingerprint, config)
         config, tuning = _tune(config, ops, key)
-        tokenizer = Tokenizer.from_source(checkpoint.tokenizer_source)
+        if opened is not None:
+            opened(checkpoint.tokenizer_source, str(checkpoint.config.get("model_type")))
+        text = TokenizerOnDemand(checkpoint.tokenizer_source)
         sources = _draft_sources(config, checkpoint)
-        model = load_model(
-            checkpoint, ops, config.weight_format, progress, drafter="mtp" in sources
-        )
-        tokenizer.check_vocabulary(model.config.vocab_size)
-        ends = eos_token_ids(
-            tokenizer.eos_token_ids, checkpoint.config, checkpoint.generation_config
-        )
+        model = _load(config, checkpoint, ops, progress, drafter="mtp" in sources)
+        ends = eos_token_ids(text.eos_token_ids, checkpoint.config, checkpoint.generation_config)
         limits, kv_limit = _limits(config, model, sources)
-        fingerprint = _fingerprint(checkpoint.fingerprint, config, ops)
+        fingerprint = _fingerprint(checkpoint, config, ops)
         stores = [KVStore(x, limits.num_pages, config.kv_format) for x in _layouts(model)]
         scheduler = Scheduler(limits, ends, fingerprint)
         draft_kv = stores[1] if model.drafter is not None else None
@@ -89,8 +106,8 @@ def build(config: EngineConfig, progress: Progress | None = None) -> BuiltEngine
             model_type=model.config.model_type,
             vocab_size=model.config.vocab_size,
             max_context_tokens=scheduler.max_context,
-            weight_format=_weight_format(model.weights),
-            precision=_precision(model.weights, checkpoint),
+            weight_format=main_format(model.weights),
+            precision=precision_of(model.weights, checkpoint),
             kv_format=config.kv_format,
             weight_bytes=model.weights.num_bytes,
             kv_budget_bytes=sum(store.num_bytes for store in stores),
@@ -105,10 +122,9 @@ def build(config: EngineConfig, progress: Progress | None = None) -> BuiltEngine
             speculation="+".join(sources) or "off",
             tuning=tuning,
         )
-        engine = Engine(scheduler, executor, tokenizer)
-        return BuiltEngine(
-            engine, info, executor, ops, tokenizer, checkpoint.tokenizer_source, ends, key
-        )
+        engine = Engine(scheduler, executor, text.get)
+        source = checkpoint.tokenizer_source
+        return BuiltEngine(engine, info, executor, ops, text, source, ends, key)
 
 
 def _tune(config: EngineConfig, ops: Ops, key: str) -> tuple[EngineConfig, str | None]:
@@ -128,45 +144,66 @@ def _tune(config: EngineConfig, ops: Ops, key: str) -> tuple[EngineConfig, str |
     return config, None if tuning is None else in_words(settings)
 
 
-class _Verification(msgspec.Struct):
-    corpus: str
-    kl_mean_nats: float
+def _check(config: EngineConfig) -> None:
+    """Raises: BadConfig."""
+    if config.step_stretch and config.step_stretch < LEAST_STRETCH:
+        raise BadConfig(
+            f"step_stretch is {config.step_stretch:g}; it must be at least {LEAST_STRETCH:g}, so "
+            "that prompts get on, or 0 for no limit"
+        )
 
 
-class _Manifest(msgspec.Struct):
-    """What is read here of `tuning.manifest.Manifest`."""
+def _load(
+    config: EngineConfig,
+    checkpoint: Checkpoint,
+    ops: Ops,
+    progress: Progress | None,
+    *,
+    drafter: bool,
+) -> Model:
+    """The model, mapped from a packed file where there is one, and such a file where there was
+    none.  Raises: BadModel.
+    """
 
-    recovery: float
-    verification: _Verification
+    def load(source: Checkpoint) -> Model:
+        return load_model(source, ops, config.weight_format, progress, drafter=drafter)
 
-
-def _weight_format(weights: Weights) -> str:
-    """The format of nearly all weights (routers stay float32), else "mixed"."""
-    counts = weights.by_format()
-    most = max(counts, key=counts.__getitem__)
-    return most if counts[most] > 0.98 * sum(counts.values()) else "mixed"
-
-
-def _precision(weights: Weights, checkpoint: TensorSource | PackedSource) -> WeightPrecision:
-    """Counted from the matrices; a packed file's manifest says what they cost."""
-    counts = weights.by_format()
-    total = sum(counts.values())
-    plain = WeightPrecision(
-        bits_per_weight=8 * weights.num_bytes / weights.num_weights,
-        formats={name: count / total for name, count in counts.items()},
+    if isinstance(checkpoint, PackedCheckpoint):
+        if checkpoint.has_checksums:
+            checkpoint.verify(progress)
+        return load(checkpoint)
+    if not config.packed_dir:
+        return load(checkpoint)
+    key = key_of(
+        {
+            "weights": checkpoint.fingerprint,
+            "format": config.weight_format,
+            "drafter": drafter,
+            "ops": ops.name,
+            "native": f"{zlib.crc32(Path(_native.__file__).read_bytes()):08x}",
+            "tribody": VERSION,
+        }
     )
-    if not isinstance(checkpoint, PackedCheckpoint) or not checkpoint.manifest:
-        return plain
+    name = f"{checkpoint.name}-{config.weight_format}"
+    slot = PackedSlot(Path(config.packed_dir).expanduser(), name, key)
+    model = _mapped(slot, load, progress)
+    if model is None:
+        model = load(checkpoint)
+        if slot.write(checkpoint, packed_items(model.weights), progress):
+            model = _mapped(slot, load, progress) or model
+            give_back_memory()  # before the KV memory is sized by what is free
+    return model
+
+
+def _mapped(
+    slot: PackedSlot, load: Callable[[Checkpoint], Model], progress: Progress | None
+) -> Model | None:
+    packed = slot.open(progress)
     try:
-        stated = msgspec.convert(checkpoint.manifest, _Manifest)
-    except msgspec.ValidationError as error:
-        raise BadModel(f"{checkpoint.name}: its manifest cannot be read: {error}") from error
-    return msgspec.structs.replace(
-        plain,
-        recovery=stated.recovery,
-        kl_mean_nats=stated.verification.kl_mean_nats,
-        verified_on=stated.verification.corpus,
-    )
+        return None if packed is None else load(packed)
+    except BadModel as problem:
+        logger.warning("event=packed_refused reason=%s", problem)
+        return None
 
 
 def _draft_sources(
@@ -228,6 +265,7 @@ def _limits(
         num_pages=num_pages,
         max_context_tokens=max_context,
         max_step_tokens=config.max_step_tokens,
+        step_stretch=config.step_stretch,
         max_running=config.max_running,
         max_waiting=config.max_waiting,
         draft_sources=sources,
@@ -246,7 +284,9 @@ def _max_context(config: EngineConfig, model: ModelConfig) -> int:
     return config.max_context_tokens or allowed
 
 
-def _fingerprint(checkpoint: str, config: EngineConfig, ops: Ops) -> bytes:
+def _fingerprint(checkpoint: Checkpoint, config: EngineConfig, ops: Ops) -> bytes:
     """The root of the prefix cache's keys: all that decides what a page's bytes are."""
-    text = f"{checkpoint}/{config.weight_format}/{config.kv_format}/{ops.name}"
+    packed = isinstance(checkpoint, PackedCheckpoint)
+    weights = "packed" if packed else config.weight_format
+    text = f"{checkpoint.fingerprint}/{weights}/{config.kv_format}/{ops.name}"
     return hashlib.sha256(text.encode()).digest()

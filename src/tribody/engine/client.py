@@ -15,6 +15,7 @@ import socket
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import msgspec
 
@@ -101,7 +102,10 @@ class EventStream:
 
 
 class EngineClient:
-    """Make one with `await EngineClient.start(config)`; end it with `await client.close(...)`."""
+    """Make one with `await EngineClient.start(config)`; end it with `await client.close(...)`.
+
+    Or `launch` it and do something else until it is `opened` and `started`.
+    """
 
     def __init__(self, config: EngineConfig, patience: Patience, progress: Progress | None) -> None:
         self._config = config
@@ -113,6 +117,9 @@ class EngineClient:
         self._heard = 0.0
         self._closing = False
         self._keeper: asyncio.Task[None] | None = None
+        self._started: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._told: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._opened: asyncio.Future[protocol.Opened] = asyncio.get_running_loop().create_future()
         self._info: EngineInfo | None = None
         self._failure: str | None = None
         self._idle = asyncio.Event()
@@ -122,6 +129,19 @@ class EngineClient:
         self.ready = False
 
     @classmethod
+    def launch(
+        cls,
+        config: EngineConfig,
+        *,
+        patience: Patience | None = None,
+        progress: Progress | None = None,
+    ) -> EngineClient:
+        """Begin to start the engine process; needs a running event loop."""
+        client = cls(config, patience or Patience(), progress)
+        client._keeper = asyncio.create_task(client._keep())
+        return client
+
+    @classmethod
     async def start(
         cls,
         config: EngineConfig,
@@ -129,20 +149,36 @@ class EngineClient:
         patience: Patience | None = None,
         progress: Progress | None = None,
     ) -> EngineClient:
-        """Start the engine process and wait until it is ready.
-
-        Raises BadModel (or another BadInput) when the model cannot be used, EngineFailed when the
-        process does not come up.
-        """
-        client = cls(config, patience or Patience(), progress)
-        started: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        client._keeper = asyncio.create_task(client._keep(started))
+        """Start the engine process and wait until it is ready.  Raises: as `started`."""
+        client = cls.launch(config, patience=patience, progress=progress)
         try:
-            await asyncio.shield(started)
+            await client.started()
         except BaseException:
             await client.close(0)
             raise
         return client
+
+    async def process_exists(self) -> None:
+        """Wait until the process has been told what to load; from there on it needs nobody.
+
+        Raises: as `started`.
+        """
+        await asyncio.shield(self._told)
+
+    async def opened(self) -> protocol.Opened:
+        """What the model's files say of text, as soon as they are open; to be asked once, since it
+        is not kept.  Raises: as `started`."""
+        found = await asyncio.shield(self._opened)
+        self._opened = asyncio.get_running_loop().create_future()
+        return found
+
+    async def started(self) -> None:
+        """Wait until the engine is ready.
+
+        Raises BadModel (or another BadInput) when the model cannot be used, EngineFailed when the
+        process does not come up.
+        """
+        await asyncio.shield(self._started)
 
     @property
     def info(self) -> EngineInfo:
@@ -205,16 +241,16 @@ class EngineClient:
 
     # ---- the process
 
-    async def _keep(self, started: asyncio.Future[None]) -> None:
+    async def _keep(self) -> None:
         """Keep an engine process running until closed; the only writer of process state."""
         failed_starts = 0
         loop = asyncio.get_running_loop()
         while True:
             began = loop.time()
             try:
-                await self._run_once(started)
+                await self._run_once()
             except BadInput as bad:
-                self._give_up(started, bad)
+                self._give_up(bad)
                 return
             except (EngineFailed, OSError) as problem:
                 log.error("event=engine_down reason=%s", str(problem).replace("\n", " "))
@@ -223,25 +259,28 @@ class EngineClient:
             await self._end_process()
             if failed_starts >= self._patience.max_failed_starts:
                 reason = f"the engine process did not come up {failed_starts} times in a row"
-                self._give_up(started, EngineFailed(reason))
+                self._give_up(EngineFailed(reason))
                 return
             self.restarts += 1
             self.stats = EngineStats()
             await asyncio.sleep(max(0.0, self._patience.restart_seconds - (loop.time() - began)))
 
-    def _give_up(self, started: asyncio.Future[None], problem: Exception) -> None:
+    def _give_up(self, problem: Exception) -> None:
         self._failure = str(problem)
         self.ready = False
         self._fail_active(EngineFailed(self._failure))
-        if not started.done():
-            started.set_exception(problem)
+        stages: tuple[asyncio.Future[Any], ...] = (self._told, self._opened, self._started)
+        for stage in stages:
+            if not stage.done():
+                stage.set_exception(problem)
+                stage.exception()  # seen: not every stage has somebody who waits for it
 
     def _fail_active(self, problem: Exception) -> None:
         for active in list(self._active.values()):
             active.inbox.put_nowait(problem)
             self._forget(active.request.id)
 
-    async def _run_once(self, started: asyncio.Future[None]) -> None:
+    async def _run_once(self) -> None:
         """Start a process and listen to it until it ends.  Raises EngineFailed or BadInput."""
         ours, theirs = socket.socketpair(socket.AF_UNIX)
         with theirs:
@@ -256,10 +295,12 @@ class EngineClient:
         reader, self._writer = await asyncio.open_unix_connection(sock=ours)
         level = logging.getLogger().getEffectiveLevel()
         self._writer.write(protocol.frame(protocol.Start(self._config, level)))
+        if not self._told.done():
+            self._told.set_result(None)
         self._heard = asyncio.get_running_loop().time()
         watchdog = asyncio.create_task(self._watch())
         try:
-            await self._listen(reader, started)
+            await self._listen(reader)
         finally:
             watchdog.cancel()
         code = await self._process.wait()
@@ -278,7 +319,7 @@ class EngineClient:
                     self._process.kill()
                 return
 
-    async def _listen(self, reader: asyncio.StreamReader, started: asyncio.Future[None]) -> None:
+    async def _listen(self, reader: asyncio.StreamReader) -> None:
         loop = asyncio.get_running_loop()
         while True:
             try:
@@ -294,8 +335,11 @@ class EngineClient:
                     self._pass_on(event)
             elif isinstance(message, protocol.Refused):
                 self._refuse(message)
+            elif isinstance(message, protocol.Opened):
+                if not self._opened.done() and not self._started.done():
+                    self._opened.set_result(message)
             elif isinstance(message, protocol.Loading):
-                if self._progress is not None and not started.done():
+                if self._progress is not None and not self._started.done():
                     self._progress(message.done_bytes, message.total_bytes)
             elif isinstance(message, protocol.Failed):
                 problem = BadModel if message.bad_input else EngineFailed
@@ -304,8 +348,8 @@ class EngineClient:
                 self._info = message.info
                 self.ready = True
                 self._resume_all()
-                if not started.done():
-                    started.set_result(None)
+                if not self._started.done():
+                    self._started.set_result(None)
 
     def _resume_all(self) -> None:
         for active in list(self._active.values()):

@@ -7,6 +7,7 @@ find stop strings, so that a request ends, and is counted, in the step that ende
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 
 from tribody.core.clock import Clock, MonotonicClock
 from tribody.core.engine_info import EngineStats
@@ -25,10 +26,10 @@ class Engine:
         self,
         scheduler: Scheduler,
         executor: Executor,
-        tokenizer: Tokenizer | None,
+        tokenizer: Callable[[], Tokenizer] | None,
         clock: Clock | None = None,
     ) -> None:
-        """`tokenizer` None: requests with stop strings cannot be served."""
+        """`tokenizer` is asked for by the first request with stop strings; None: there are none."""
         self._scheduler = scheduler
         self._executor = executor
         self._tokenizer = tokenizer
@@ -44,7 +45,7 @@ class Engine:
             return
         assert self._tokenizer is not None, "stop strings need a tokenizer"
         for choice in range(request.n):
-            stream = TextStream(self._tokenizer, request.sampling.stop)
+            stream = TextStream(self._tokenizer(), request.sampling.stop)
             if choice < len(request.resumed):
                 stream.push(request.resumed[choice])
             self._streams[request.id, choice] = stream

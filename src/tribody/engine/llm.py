@@ -54,11 +54,13 @@ class EngineOptions(TypedDict, total=False):
     num_threads: int
     max_context_tokens: int
     max_step_tokens: int
+    step_stretch: float
     max_running: int
     ops: Literal["native", "reference"]
     speculation: Speculation
     max_drafts: int
     tuning_dir: str
+    packed_dir: str
 
 
 @dataclass(slots=True)

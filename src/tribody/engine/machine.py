@@ -6,9 +6,12 @@ smaller one counts.  Linux is read precisely; elsewhere the standard library's a
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import math
 import os
 import platform
+from contextlib import suppress
 from pathlib import Path
 
 CGROUP = Path("/sys/fs/cgroup")
@@ -68,3 +71,11 @@ def available_bytes(meminfo: Path = MEMINFO, cgroup: Path = CGROUP) -> int:
         reclaimable = int(statistics.get("inactive_file", "0"))
         free = min(free, int(limit) - int(used) + reclaimable)
     return max(0, free)
+
+
+def give_back_memory() -> None:
+    """Return to the system what was freed: after loading, glibc keeps up to the size of the weights
+    for later."""
+    gc.collect()
+    with suppress(AttributeError, OSError):  # other C libraries have no such call, nor that habit
+        ctypes.CDLL(None).malloc_trim(0)

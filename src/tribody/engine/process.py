@@ -17,9 +17,11 @@ import threading
 
 from tribody.core.errors import BadInput, BadRequest, EngineFailed, Overloaded
 from tribody.core.logs import LOG_FORMAT
+from tribody.core.tokenizer_source import TokenizerSource
 from tribody.engine import protocol
 from tribody.engine.build import build_engine
 from tribody.engine.engine import Engine
+from tribody.engine.machine import give_back_memory
 
 SIGN_OF_LIFE_SECONDS = 1.0  # an idle engine says so this often; the server's watchdog listens
 
@@ -41,12 +43,16 @@ def main(arguments: list[str]) -> int:
     def progress(done_bytes: int, total_bytes: int) -> None:
         connection.sendall(protocol.frame(protocol.Loading(done_bytes, total_bytes)))
 
+    def opened(source: TokenizerSource, model_type: str) -> None:
+        connection.sendall(protocol.frame(protocol.Opened(source, model_type)))
+
     try:
-        engine, info = build_engine(first.config, progress)
+        engine, info = build_engine(first.config, progress, opened)
     except (BadInput, EngineFailed) as problem:
         failed = protocol.Failed(str(problem), bad_input=isinstance(problem, BadInput))
         connection.sendall(protocol.frame(failed))
         return 1
+    give_back_memory()
     connection.sendall(protocol.frame(protocol.Ready(info)))
     return _serve(engine, inbox, connection)
 

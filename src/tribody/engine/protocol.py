@@ -14,6 +14,7 @@ import msgspec
 from tribody.core.config import EngineConfig
 from tribody.core.engine_info import EngineInfo, EngineStats
 from tribody.core.request import Event, Request
+from tribody.core.tokenizer_source import TokenizerSource
 
 LENGTH = struct.Struct("<I")
 
@@ -35,6 +36,13 @@ class Abort(msgspec.Struct, tag=True):
 
 class Stop(msgspec.Struct, tag=True):
     """Exit now; whatever is unfinished is dropped."""
+
+
+class Opened(msgspec.Struct, tag=True):
+    """The model's files are open: what they say of text, so that the server need not read them."""
+
+    tokenizer_source: TokenizerSource
+    model_type: str
 
 
 class Loading(msgspec.Struct, tag=True):
@@ -74,7 +82,7 @@ class Failed(msgspec.Struct, tag=True):
 
 
 ToEngine = Start | Submit | Abort | Stop
-FromEngine = Loading | Ready | StepDone | Refused | Failed
+FromEngine = Opened | Loading | Ready | StepDone | Refused | Failed
 
 _encoder = msgspec.msgpack.Encoder()
 to_engine = msgspec.msgpack.Decoder(ToEngine)

@@ -6,6 +6,7 @@ model's first start, so that the next start maps it.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable
 from pathlib import Path
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from tribody.core.errors import BadModel
 from tribody.core.tokenizer_source import TokenizerSource
 from tribody.loading.checkpoint_face import Checkpoint
-from tribody.loading.packed_file import Item, PackedFile, PackedItem, write_packed
+from tribody.loading.packed_file import Item, PackedFile, PackedItem, Progress, write_packed
 from tribody.loading.stored_codes import Codes
 
 SUFFIX = ".tribody"
@@ -30,7 +31,9 @@ _CONFIG, _GENERATION, _TOKENIZER = "config", "generation_config", "tokenizer"
 class PackedCheckpoint:
     """See `Checkpoint`.  There are no tensors to read: weights are asked for by `packed`.
 
-    `manifest` says how the formats were chosen; {} for a cached plain model.
+    `manifest` says how the formats were chosen; {} for a cached plain model, which has a
+    `cache_key` instead.  The fingerprint is the source's with the formats and the checksums of what
+    was made of it, so two precisions of one model never share a name.
     Raises: BadModel naming the file.
     """
 
@@ -43,7 +46,8 @@ class PackedCheckpoint:
                 "`tribody quantize` again"
             )
         self.name = self._file.metadata.get("name", path.stem)
-        self.fingerprint = self._file.metadata.get("fingerprint", "")
+        self.cache_key = self._file.metadata.get("cache_key")
+        self.fingerprint = self._fingerprint()
         self.config = self._object(_CONFIG)
         self.generation_config = self._object(_GENERATION)
         self.manifest = self._object("manifest")
@@ -53,6 +57,18 @@ class PackedCheckpoint:
             )
         except msgspec.MsgspecError as error:
             raise BadModel(f"{path}: its tokenizer cannot be read: {error}") from error
+
+    def _fingerprint(self) -> str:
+        stated = (self._file.metadata.get(key, "") for key in ("fingerprint", "items", "crc32"))
+        return hashlib.sha256("\0".join(stated).encode()).hexdigest()
+
+    @property
+    def has_checksums(self) -> bool:
+        return self._file.has_checksums
+
+    def verify(self, progress: Progress | None = None) -> None:
+        """Read the whole file.  Raises: BadModel when it is not what was written."""
+        self._file.verify(progress)
 
     def packed(self, key: str) -> PackedItem:
         """The item of this key.  Raises: BadModel when there is none."""
@@ -98,6 +114,9 @@ def write_checkpoint(
     source: Checkpoint,
     weights: Iterable[Item],
     manifest: dict[str, object],
+    *,
+    cache_key: str | None = None,
+    progress: Progress | None = None,
 ) -> None:
     """Pack `source`'s description and these weights into one file.  Raises: OSError."""
     texts = {
@@ -111,4 +130,6 @@ def write_checkpoint(
         for key, text in texts.items()
     ]
     metadata = {"version": VERSION, "name": source.name, "fingerprint": source.fingerprint}
-    write_packed(path, [*items, *weights], metadata)
+    if cache_key is not None:
+        metadata["cache_key"] = cache_key
+    write_packed(path, [*items, *weights], metadata, progress)

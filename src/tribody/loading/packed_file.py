@@ -3,8 +3,9 @@
 The file is an ordinary .safetensors file of byte tensors, each padded to `ALIGNMENT` bytes, behind
 a header padded likewise, so that kernels read the map itself.  Metadata says what the bytes are:
 `items` maps a key to its form (a run-time weight format, or "vector" for float32 numbers) and its
-shape.  Files are written whole under another name and renamed, by us alone; a file that another
-program cuts short while it is mapped would end the engine process (docs/decisions/011).
+shape; `crc32` maps it to the checksum of its padded bytes.  Files are written whole under another
+name and renamed, by us alone; a file that another program cuts short while it is mapped would end
+the engine process (docs/decisions/011).
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ from __future__ import annotations
 import json
 import mmap
 import os
-from collections.abc import Iterable, Iterator, Mapping
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -21,12 +24,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tribody.core.errors import BadModel
+from tribody.loading.open_file import OpenFile
 from tribody.loading.safetensors_file import SafetensorsFile
 
 ALIGNMENT = 64  # bytes: a cache line, and the widest vector load
 VECTOR = "vector"
 
+CHECK_THREADS = 8
+CHECKED_AT_ONCE_BYTES = 4 << 20
+# zlib's CRC-32 takes 0.25 ms a megabyte (2-core Xeon): one thread is enough for a small model, and
+# eight read as fast as any disk.  Four MiB stay in the second-level cache between read and check.
+
 U8 = NDArray[np.uint8]
+Progress = Callable[[int, int], None]  # bytes done, bytes in all
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +53,10 @@ def _padded(count: int) -> int:
     return -(-count // ALIGNMENT) * ALIGNMENT
 
 
+def _checksum(data: U8) -> int:
+    return zlib.crc32(bytes(_padded(len(data)) - len(data)), zlib.crc32(data.data))
+
+
 class Item(Protocol):
     """What can be written: a `PackedItem`, or whatever has its fields."""
 
@@ -56,7 +70,12 @@ class Item(Protocol):
     def data(self) -> U8: ...
 
 
-def write_packed(path: Path, items: Iterable[Item], metadata: Mapping[str, str]) -> None:
+def write_packed(
+    path: Path,
+    items: Iterable[Item],
+    metadata: Mapping[str, str],
+    progress: Progress | None = None,
+) -> None:
     """Write all items, then rename into place; what stood at `path` is replaced at once.
 
     Raises: OSError when the disk is full or the folder cannot be written; nothing stays behind.
@@ -66,6 +85,7 @@ def write_packed(path: Path, items: Iterable[Item], metadata: Mapping[str, str])
         "__metadata__": {
             **metadata,
             "items": json.dumps({item.key: [item.form, item.shape] for item in items}),
+            "crc32": json.dumps({item.key: _checksum(item.data) for item in items}),
         }
     }
     offset = 0
@@ -87,6 +107,8 @@ def write_packed(path: Path, items: Iterable[Item], metadata: Mapping[str, str])
             for item in items:
                 file.write(item.data.data)
                 file.write(bytes(_padded(len(item.data)) - len(item.data)))
+                if progress is not None:
+                    progress(file.tell() - 8 - len(text), offset)
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)
@@ -106,6 +128,7 @@ class PackedFile:
             self.path, self.metadata = path, source.metadata
             self._tensors = source.tensors
             self._forms = self._read_items()
+            self._checksums = self._read_checksums()
             size = source.file.size
         finally:
             source.close()
@@ -133,6 +156,55 @@ class PackedFile:
             if entry.dtype != "U8" or entry.offset % ALIGNMENT:
                 raise self._bad(f"{key!r}: its bytes do not start at a multiple of {ALIGNMENT}")
         return found
+
+    def _read_checksums(self) -> dict[str, int] | None:
+        """None for a file of before checksums were written."""
+        if "crc32" not in self.metadata:
+            return None
+        try:
+            listed = json.loads(self.metadata["crc32"])
+        except (ValueError, RecursionError) as error:
+            raise self._bad(f"crc32 is not valid JSON: {error}") from error
+        if not isinstance(listed, dict) or set(listed) != set(self._tensors):
+            raise self._bad("it does not state the checksums of its tensors")
+        return listed
+
+    @property
+    def has_checksums(self) -> bool:
+        return self._checksums is not None
+
+    def verify(self, progress: Progress | None = None) -> None:
+        """Read the file and compare every item with its checksum.
+
+        By reads, not through the map: a disk that fails gives an error here, and no SIGBUS.
+        Raises: BadModel naming the item; for a file without checksums too.
+        """
+        if self._checksums is None:
+            raise self._bad("it states no checksums")
+        total, done = sum(entry.num_bytes for entry in self._tensors.values()), 0
+        file = OpenFile(self.path)
+        try:
+            with ThreadPoolExecutor(min(CHECK_THREADS, os.cpu_count() or 1)) as threads:
+                for key, right in threads.map(lambda key: (key, self._is_right(file, key)), self):
+                    if not right:
+                        raise self._bad(f"{key!r}: its bytes are not those that were written")
+                    done += self._tensors[key].num_bytes
+                    if progress is not None:
+                        progress(done, total)
+        except OSError as error:
+            raise self._bad(f"it cannot be read: {error.strerror}") from error
+        finally:
+            file.close()
+
+    def _is_right(self, file: OpenFile, key: str) -> bool:
+        offset, left = self._tensors[key].offset, self._tensors[key].num_bytes
+        found = 0
+        while left:
+            size = min(left, CHECKED_AT_ONCE_BYTES)
+            found = zlib.crc32(file.read(offset, size).data, found)
+            offset, left = offset + size, left - size
+        assert self._checksums is not None
+        return found == self._checksums[key]
 
     def _bad(self, what: str) -> BadModel:
         return BadModel(f"{self.path}: is not a packed model: {what}; write it again")

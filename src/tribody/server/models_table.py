@@ -8,7 +8,6 @@ names the model that really answered.
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import AsyncIterator, Awaitable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
@@ -16,13 +15,9 @@ from typing import Protocol
 from tribody.core.engine_info import EngineInfo, EngineStats
 from tribody.core.errors import BadConfig, BadRequest
 from tribody.core.request import Event, Request
+from tribody.server.aliases import MODEL_NAME, THINKING_BY_NAME, Alias
 from tribody.text.chat_template import ChatTemplate
 from tribody.text.tokenizer import Tokenizer
-
-MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,95}")
-
-THINKING_BY_NAME = {"deepseek-reasoner": True, "deepseek-chat": False}
-# At DeepSeek the name chose the mode, so clients that use these names rely on it.
 
 
 class Events(Protocol):
@@ -75,14 +70,6 @@ class ServedModel:
 
 
 @dataclass(frozen=True)
-class Alias:
-    """What the operator says of a name: the model, and the mode if he says one."""
-
-    target: str
-    thinking: bool | None = None
-
-
-@dataclass(frozen=True)
 class ServedName:
     """One name that answers.  `thinking` holds where a request does not choose; None: as the
     model's template has it."""
@@ -90,12 +77,6 @@ class ServedName:
     name: str
     model: ServedModel
     thinking: bool | None = None
-
-
-def longest_token_bytes(tokenizer: Tokenizer) -> int:
-    """Length in UTF-8 bytes of the longest token of the vocabulary (at least 1)."""
-    longest = max(len(tokenizer.token_bytes(i)) for i in range(tokenizer.vocab_size))
-    return max(1, longest)
 
 
 class ModelsTable:

@@ -1,4 +1,4 @@
-"""The server's life: find its address, load the models, answer, drain, end.
+"""The server's life: load the models, answer, drain, end.
 
 SIGTERM or Ctrl-C drains: /readyz turns 503, new work is refused with a 503 that clients may retry,
 what is in flight finishes within `shutdown_seconds`.  A second signal stops at once.
@@ -7,112 +7,35 @@ what is in flight finishes within `shutdown_seconds`.  A second signal stops at 
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import logging
-import socket
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 
 import uvicorn
 
 from tribody.core.clock import MonotonicClock
-from tribody.core.config import EngineConfig
 from tribody.core.engine_info import WeightPrecision
-from tribody.core.errors import BadConfig
 from tribody.engine.client import EngineClient
-from tribody.loading.checkpoint import open_checkpoint
+from tribody.engine.machine import give_back_memory
+from tribody.engine.protocol import Opened
+from tribody.server.aliases import MODEL_NAME, Alias
 from tribody.server.app import create_app
 from tribody.server.auth import KeyFile
 from tribody.server.http_protocol import BoundedProtocol
+from tribody.server.launch import NamedModel, launch
+from tribody.server.listening import Listening, ServeConfig
 from tribody.server.metrics import Metrics
-from tribody.server.models_table import (
-    MODEL_NAME,
-    Alias,
-    Engine,
-    ModelsTable,
-    ServedModel,
-    longest_token_bytes,
-)
+from tribody.server.models_table import ModelsTable, ServedModel
 from tribody.server.service import Service
-from tribody.text.chat_template import chat_template_for
+from tribody.text.chat_template import ChatTemplate, chat_template_for
 from tribody.text.tokenizer import Tokenizer
 
 logger = logging.getLogger(__name__)
 
 CUT_SECONDS = 2  # after the drain's time is up: for the last error events to leave
-PORTS_TRIED = 100  # when a port is taken, how many after it are tried for the message
-
-
-@dataclass(frozen=True)
-class ServeConfig:
-    """How the server listens and ends; models come as a list of `EngineConfig`."""
-
-    host: str = "127.0.0.1"
-    port: int = 8000
-    api_key_file: Path | None = None
-    shutdown_seconds: float = 30.0
-    aliases: dict[str, Alias] = field(default_factory=dict)
-
-
-def is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-def bind(host: str, port: int, *, has_keys: bool) -> socket.socket:
-    """Take the address before anything is loaded, so that a clash shows at once.
-
-    Raises: BadConfig when the host is not this machine's own and no keys guard it, when the
-    address cannot be used, or when the port is taken (the message names the next free one).
-    """
-    if not has_keys and not is_loopback(host):
-        raise BadConfig(
-            f"--host {host}: other machines could use the server without a key; "
-            "add --api-key-file FILE, or listen on 127.0.0.1"
-        )
-    try:
-        family, _, _, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-    except (OSError, OverflowError) as error:
-        raise BadConfig(f"--host {host} --port {port}: not a usable address: {error}") from error
-    try:
-        return _listen(family, address)
-    except OSError as error:
-        if port == 0:
-            raise BadConfig(f"--host {host}: cannot listen: {error}") from error
-        free = _next_free_port(family, address[0], port)
-        advice = f"; port {free} is free: --port {free} (make serve PORT={free})" if free else ""
-        raise BadConfig(f"--port {port} cannot be used: {error.strerror}{advice}") from error
-
-
-def _listen(family: int, address: tuple[object, ...]) -> socket.socket:
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-        listener.listen(2048)
-    except BaseException:
-        listener.close()
-        raise
-    return listener
-
-
-def _next_free_port(family: int, host: object, taken: int) -> int | None:
-    for port in range(taken + 1, min(taken + PORTS_TRIED, 65535) + 1):
-        try:
-            _listen(family, (host, port)).close()
-        except OSError:
-            continue
-        return port
-    return None
 
 
 class DrainingServer(uvicorn.Server):
@@ -187,74 +110,63 @@ def make_service(
     )
 
 
-def served_model(path: Path, engine: Engine) -> ServedModel:
-    """Join an engine with the text side of the same checkpoint.
+async def serve_with(engine: EngineClient) -> ServedModel:
+    """Join an engine that loads with the text side of its model, which loads meanwhile.
 
-    Raises: BadModel when the checkpoint has no usable tokenizer.
+    Raises: BadModel, EngineFailed.
     """
-    checkpoint = open_checkpoint(path)
-    try:
-        source = checkpoint.tokenizer_source
-    finally:
-        checkpoint.close()
-    tokenizer = Tokenizer.from_source(source)
+    text = asyncio.to_thread(text_side, await engine.opened())
+    tokenizer, chat_template, longest = await text
+    await engine.started()
+    tokenizer.check_vocabulary(engine.info.vocab_size)
     return ServedModel(
         model_id=engine.info.model_id,
         engine=engine,
         tokenizer=tokenizer,
-        chat_template=chat_template_for(source, engine.info.model_type),
+        chat_template=chat_template,
         created=int(time.time()),
-        longest_token_bytes=longest_token_bytes(tokenizer),
+        longest_token_bytes=longest,
     )
 
 
-@dataclass(frozen=True)
-class Listening:
-    """The address is taken and the keys are read: what can go wrong early has gone right."""
+def text_side(opened: Opened) -> tuple[Tokenizer, ChatTemplate | None, int]:
+    """What turns text into tokens and back, and the most bytes that one token stands for.
 
-    listener: socket.socket
-    keys: KeyFile | None
-
-
-def listen(config: ServeConfig) -> Listening:
-    """Take the address and read the keys, before anything is fetched or loaded.
-
-    Raises: BadConfig.
+    Raises: BadModel when the checkpoint has no usable tokenizer or template.
     """
-    keys = None if config.api_key_file is None else KeyFile.read(config.api_key_file)
-    return Listening(bind(config.host, config.port, has_keys=keys is not None), keys)
-
-
-@dataclass(frozen=True)
-class NamedModel:
-    """A model to serve and what its user calls it, such as `smollm2`."""
-
-    name: str
-    config: EngineConfig
+    source = opened.tokenizer_source
+    tokenizer = Tokenizer.from_source(source)
+    chat_template = chat_template_for(source, opened.model_type)
+    return tokenizer, chat_template, tokenizer.longest_token_bytes()
 
 
 async def serve(
-    config: ServeConfig, listening: Listening, models: list[NamedModel], say: Callable[[str], None]
+    config: ServeConfig,
+    listening: Listening,
+    models: list[NamedModel],
+    first: EngineClient,
+    say: Callable[[str], None],
 ) -> None:
-    """Run until told to stop.  `say` prints lines for people (progress, the ready line).
+    """Run until told to stop.  `first` is the engine of the first model, launched already; the
+    others load after it, one by one.  `say` prints lines for people (progress, the ready line).
 
     Raises: BadConfig, BadModel, EngineFailed before the server is ready; nothing afterwards.
     """
-    engines: list[EngineClient] = []
+    engines = [first]
 
     async def close_engines() -> None:
         await asyncio.gather(*(engine.close(0) for engine in engines))
 
     try:
-        served = []
-        for model in models:
-            engine = await EngineClient.start(model.config, progress=_LoadingLines(model.name, say))
-            engines.append(engine)
-            served.append(served_model(Path(model.config.model_path), engine))
+        served = [await serve_with(first)]
+        for model in models[1:]:
+            engines.append(launch(model, say))
+            served.append(await serve_with(engines[-1]))
         ids = [model.model_id for model in served]
         aliases = all_aliases(models, ids, config.aliases)
         service = make_service(served, aliases, listening.keys)
         server = server_for(service, config.shutdown_seconds, close_engines)
+        give_back_memory()  # what was read of the vocabularies
         say(ready_text(config.host, listening.listener.getsockname()[1], service))
         await server.serve(sockets=[listening.listener])
     finally:
@@ -281,25 +193,6 @@ def all_aliases(
         name: replace(alias, target=by_name.get(alias.target, alias.target))
         for name, alias in given.items()
     }
-
-
-class _LoadingLines:
-    """Says how far a load is, at most every `EVERY_SECONDS`: small models load in silence."""
-
-    EVERY_SECONDS = 5.0
-
-    def __init__(self, name: str, say: Callable[[str], None]) -> None:
-        self._name = name
-        self._say = say
-        self._clock = MonotonicClock()
-        self._last = self._clock.now()
-        say(f"loading {name}")
-
-    def __call__(self, done_bytes: int, total_bytes: int) -> None:
-        now = self._clock.now()
-        if now - self._last >= self.EVERY_SECONDS and total_bytes:
-            self._last = now
-            self._say(f"loading {self._name}: {done_bytes / total_bytes:.0%}")
 
 
 def _bits(precision: WeightPrecision | None) -> str:

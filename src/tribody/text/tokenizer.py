@@ -140,6 +140,15 @@ class Tokenizer:
             known = self._bytes[token_id] = self._spell(token_id)
         return known
 
+    def longest_token_bytes(self) -> int:
+        """Length of the longest token's bytes (at least 1)."""
+        # No spelling is longer than the token's UTF-8, so few need be spelled.
+        vocab = self._inner.get_vocab(with_added_tokens=True)
+        likely = vocab[max(vocab, key=len)] if vocab else 0
+        longest = max(1, len(self.token_bytes(likely)))
+        longer = (i for token, i in vocab.items() if len(token.encode()) > longest)
+        return max(longest, *(len(self.token_bytes(i)) for i in longer), 0)
+
     def token_text(self, token_id: int) -> str:
         """A token's bytes as text, for display; incomplete characters show as U+FFFD."""
         return self.token_bytes(token_id).decode("utf-8", errors="replace")

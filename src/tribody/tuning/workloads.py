@@ -154,7 +154,7 @@ class Workloads:
             max_drafts=config.max_drafts,
         )
         scheduler = Scheduler(limits, self._built.eos_token_ids, b"")
-        return Engine(scheduler, self._built.executor, self._built.tokenizer)
+        return Engine(scheduler, self._built.executor, self._built.text.get)
 
     # ---- runs
 

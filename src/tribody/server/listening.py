@@ -1,0 +1,104 @@
+"""Taking the address and reading the keys, before anything is fetched or loaded.
+
+Small on purpose: the command line imports this, starts the engine process, and only then imports
+the rest of the server, which loads while the engine does.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tribody.core.errors import BadConfig
+from tribody.server.aliases import Alias
+from tribody.server.auth import KeyFile
+
+PORTS_TRIED = 100  # when a port is taken, how many after it are tried for the message
+
+
+@dataclass(frozen=True)
+class ServeConfig:
+    """How the server listens and ends; models come as a list of `EngineConfig`."""
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    api_key_file: Path | None = None
+    shutdown_seconds: float = 30.0
+    aliases: dict[str, Alias] = field(default_factory=dict)
+
+
+def is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def bind(host: str, port: int, *, has_keys: bool) -> socket.socket:
+    """Take the address before anything is loaded, so that a clash shows at once.
+
+    Raises: BadConfig when the host is not this machine's own and no keys guard it, when the
+    address cannot be used, or when the port is taken (the message names the next free one).
+    """
+    if not has_keys and not is_loopback(host):
+        raise BadConfig(
+            f"--host {host}: other machines could use the server without a key; "
+            "add --api-key-file FILE, or listen on 127.0.0.1"
+        )
+    try:
+        family, _, _, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+    except (OSError, OverflowError) as error:
+        raise BadConfig(f"--host {host} --port {port}: not a usable address: {error}") from error
+    try:
+        return _listen(family, address)
+    except OSError as error:
+        if port == 0:
+            raise BadConfig(f"--host {host}: cannot listen: {error}") from error
+        free = _next_free_port(family, address[0], port)
+        advice = f"; port {free} is free: --port {free} (make serve PORT={free})" if free else ""
+        raise BadConfig(f"--port {port} cannot be used: {error.strerror}{advice}") from error
+
+
+def _listen(family: int, address: tuple[object, ...]) -> socket.socket:
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(2048)
+    except BaseException:
+        listener.close()
+        raise
+    return listener
+
+
+def _next_free_port(family: int, host: object, taken: int) -> int | None:
+    for port in range(taken + 1, min(taken + PORTS_TRIED, 65535) + 1):
+        try:
+            _listen(family, (host, port)).close()
+        except OSError:
+            continue
+        return port
+    return None
+
+
+@dataclass(frozen=True)
+class Listening:
+    """The address is taken and the keys are read: what can go wrong early has gone right."""
+
+    listener: socket.socket
+    keys: KeyFile | None
+
+
+def listen(config: ServeConfig) -> Listening:
+    """Take the address and read the keys, before anything is fetched or loaded.
+
+    Raises: BadConfig.
+    """
+    keys = None if config.api_key_file is None else KeyFile.read(config.api_key_file)
+    return Listening(bind(config.host, config.port, has_keys=keys is not None), keys)
