@@ -52,6 +52,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     add("--repeats", type=int, default=3)
     add("--quick", action="store_true", help="one short repeat with two clients: is it sound?")
     add("--dtype", default="w8g32", help="tribody's weight format; auto for a packed file")
+    add("--step-stretch", type=float, help="as tribody serve's; its default where none is given")
     add("--patience", type=float, default=0, help="seconds to wait for other work, each repeat")
     add("--threads", type=int, default=0, help="of the server (0 = physical cores)")
     add("--llama-python", type=Path, help=argparse.SUPPRESS)  # dsv3-mini is made without it
@@ -67,6 +68,8 @@ def server(path: Path, options: argparse.Namespace, log: Path) -> Iterator[str]:
     command = [sys.executable, "-m", "tribody.cli.main", "serve", str(path), "--port", "0"]
     command += ["--dtype", options.dtype, "--log-level", "warning"]
     command += ["--threads", str(options.threads)] if options.threads else []
+    if options.step_stretch is not None:
+        command += ["--step-stretch", str(options.step_stretch)]
     with log.open("ab") as errors:
         process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=errors, text=True, start_new_session=True
@@ -82,6 +85,11 @@ def server(path: Path, options: argparse.Namespace, log: Path) -> Iterator[str]:
     finally:
         process.send_signal(signal.SIGTERM)
         process.communicate()
+
+
+def server_name(options: argparse.Namespace) -> str:
+    stretch = options.step_stretch
+    return f"tribody {options.dtype}" + ("" if stretch is None else f", stretch {stretch:g}")
 
 
 def model_id(url: str) -> str:
@@ -113,7 +121,7 @@ def measure(
             for count in [2] if options.quick else options.clients:
                 place = {
                     "model": files.name,
-                    "server": f"tribody {options.dtype}",
+                    "server": server_name(options),
                     "clients": count,
                     "repeat": number,
                 }

@@ -19,6 +19,7 @@ from tribody.core.request import (
     SampledToken,
     SampleSlot,
     SamplingParams,
+    StepPlan,
     StepResult,
 )
 from tribody.scheduling.scheduler import Scheduler
@@ -58,7 +59,7 @@ class Machine:
                 page = chunk.page_table[(chunk.start + i) // self.size]
                 assert self.scheduler.memory.pool.holders(page) == 1, "wrote a shared page"
                 self.pages.setdefault(page, {})[(chunk.start + i) % self.size] = token
-        result = StepResult(plan.step_id, [])
+        result = self.result(plan)
         stops: dict[tuple[str, int], int] = {}
         for chunk in plan.chunks:
             drawn = self.draw(chunk)
@@ -72,6 +73,10 @@ class Machine:
                 result.drafts[chunk.sequence_id] = guesses[: plan.draft_passes]
         self.trace.append((plan.num_tokens, tuple(len(c.token_ids) for c in plan.chunks)))
         return self.scheduler.apply(plan, result, stops)
+
+    def result(self, plan: StepPlan) -> StepResult:
+        """To be filled with tokens; a machine that keeps time says how long it took."""
+        return StepResult(plan.step_id, [])
 
     def draw(self, chunk: Chunk) -> list[SampledToken]:
         """One token a slot; slots behind a wrong draft are skipped."""

@@ -2,8 +2,9 @@
 
 Two queues.  `running` sequences hold pages; `waiting` ones do not.  A step spends one token budget:
 first every running sequence that decodes, then prompts in order of arrival, in chunks, then newly
-admitted ones.  When pages run out the latest arrival is preempted: its pages go (full ones stay in
-the prefix tree) and it waits, at its place by arrival, to be recomputed.
+admitted ones; prompts take no more of it than keeps the step short for those that decode (`pace`).
+When pages run out the latest arrival is preempted: its pages go (full ones stay in the prefix tree)
+and it waits, at its place by arrival, to be recomputed.
 
 Nobody starves: both queues are served in order of arrival, the head of `waiting` is never jumped,
 and a request that could not fit in an empty pool is refused when it comes.
@@ -32,6 +33,7 @@ from tribody.memory.kv_memory import KVMemory, PageTable
 from tribody.scheduling.admission import refuse_impossible
 from tribody.scheduling.drafting import DraftPlanner
 from tribody.scheduling.events import Taken, event_of
+from tribody.scheduling.pace import PromptPace
 from tribody.scheduling.sequence import Drafting, Job, Sequence, finish_reason
 
 
@@ -51,6 +53,8 @@ class Scheduler:
         self.memory = KVMemory(config.num_pages, config.page_size, fingerprint)
         self.max_context = min(config.max_context_tokens, config.num_pages * config.page_size)
         self.drafts = DraftPlanner(config, self.memory, self.max_context)
+        self.pace = PromptPace(config.step_stretch, config.max_step_tokens)
+        self._shape = 0, 0  # of the step under way: sequences that decode, prompt tokens
         self.running: list[Sequence] = []  # in order of arrival
         self.waiting: list[Sequence] = []  # in order of arrival
         self._jobs: dict[str, Job] = {}
@@ -124,18 +128,28 @@ class Scheduler:
         others: list[Sequence] = []
         for sequence in self.running:
             (decodes if sequence.num_pending == 1 else others).append(sequence)
-        for sequence in decodes + others:
-            if budget and sequence.table is not None:  # it may have been preempted
-                budget -= self._schedule(plan, sequence, budget)
-        while budget and self.waiting and self._admit(self.waiting[0]):
+        budget -= self._continue(plan, decodes, budget)
+        num_decoding = len(plan.chunks)
+        share = left = min(budget, self.pace.share(num_decoding))
+        left -= self._continue(plan, others, left)
+        while left and self.waiting and self._admit(self.waiting[0]):
             sequence = self.waiting.pop(0)
             insort(self.running, sequence, key=_order)
-            budget -= self._schedule(plan, sequence, budget)
+            left -= self._schedule(plan, sequence, left)
         if not plan.chunks:
             return None
-        self.drafts.extend(plan, self.running, budget)
+        self._shape = num_decoding, share - left
+        self.drafts.extend(plan, self.running, budget - (share - left))
         self._num_steps += 1
         return plan
+
+    def _continue(self, plan: StepPlan, sequences: list[Sequence], budget: int) -> int:
+        """Chunks for sequences that run; returns the tokens they take."""
+        left = budget
+        for sequence in sequences:
+            if left and sequence.table is not None:  # it may have been preempted
+                left -= self._schedule(plan, sequence, left)
+        return budget - left
 
     def _admit(self, sequence: Sequence) -> bool:
         """Give a waiting sequence the pages of its known tokens, if they and one more token fit.
@@ -255,6 +269,7 @@ class Scheduler:
             for twin in twins:
                 events += self._announce(twin, self._take(twin, drawn, stops))
         self.drafts.learn(plan, result)
+        self.pace.learn(*self._shape, result.seconds)
         return events
 
     def _take(
