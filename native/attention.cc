@@ -3,8 +3,12 @@
 // Work is cut into tiles: some rows of one sequence times the query heads of one key-value head.
 // A tile walks the pages in order and reads each once for all its (row, head) pairs.  Every pair
 // keeps a running maximum, sum and output (online softmax), updated once per page of 64 positions;
-// mix.inc makes each of its sums one chain in a fixed order.  So tiles may be cut in any way and
-// handed to any thread: a pair's bits stay the same.
+// mix.inc makes each of its sums one chain in a fixed order.
+//
+// The context is cut into segments of kSegment positions.  Each starts a softmax of its own, and
+// their results are folded together from the first to the last, by the same function wherever it is
+// called.  So tiles may be cut in any way, a long one also between segments (as in Flash-Decoding,
+// Dao et al. 2023), and handed to any thread: a pair's bits stay the same.
 //
 // Positions behind a row's own are never touched: their scores are overwritten before use, and
 // values are summed only up to the row's position.  Unwritten page memory may hold NaN.
@@ -22,25 +26,11 @@ namespace {
 #include "mix.inc"
 #include "softmax.inc"
 #include "staging.inc"
-
-// Reading and converting a page, in units of one pair's arithmetic on it.
-constexpr int64_t kPageCost = 4;
-
-// A list this short is sorted (longest first); in a longer one no tile weighs enough to matter.
-constexpr int64_t kSortedTiles = 64;
-
-struct Tile {
-  int32_t sequence, kv_head;
-  int32_t first_row, rows;    // rows counted inside the sequence
-  int32_t first_head, heads;  // heads counted inside the group
-  int64_t positions;          // that the last row attends to
-
-  int64_t cost() const { return positions * (rows * heads + kPageCost); }
-};
+#include "plan.inc"
 
 struct Workspace {
-  float *q, *scores, *out, *keys, *values, *page_sum;
-  SoftmaxState state;
+  float *q, *scores, *keys, *values, *page_sum;
+  PartialMemory partials;
   int64_t out_width;
 
   Workspace(int64_t pairs, int64_t dim) : out_width(padded(dim)) {
@@ -48,184 +38,134 @@ struct Workspace {
     for (int round = 0; round < 2; ++round) {
       q = pieces.take(pairs * dim);
       scores = pieces.take(pairs * kPage);
-      out = pieces.take(pairs * out_width);
       keys = pieces.take(dim * kPage);
       values = pieces.take(kPage * out_width);
       page_sum = pieces.take(pairs);
-      state = {pieces.take(pairs), pieces.take(pairs), pieces.take(pairs)};
+      partials.take(pieces, pairs, out_width);
       if (round == 0) pieces.allocate(Scratch::attention_b);
     }
   }
 };
 
 template <class T>
+struct PageOfHead {
+  const T *keys, *values;
+};
+
+template <class T>
+PageOfHead<T> page_at(const AttendCall& call, const Tile& tile, int64_t position) {
+  const int64_t page = call.batch.table(tile.sequence)[position / kPage];
+  const int64_t offset = (page * call.num_kv_heads + tile.group) * call.head_dim * kPage;
+  return {static_cast<const T*>(call.k_pages) + offset,
+          static_cast<const T*>(call.v_pages) + offset};
+}
+
+template <class T>
 struct TileRun {
   const AttendCall& call;
   const Tile& tile;
   Workspace& work;
-  int64_t first_position;  // of the tile's first row
 
   int64_t dim() const { return call.head_dim; }
   int64_t step_row() const { return call.batch.row_starts[tile.sequence] + tile.first_row; }
-
-  // Positions of a page starting at `base` that the tile's row r attends to; may be <= 0.
-  int64_t valid(int64_t r, int64_t base) const {
-    const int64_t count = first_position + r + 1 - base;
-    return count < kPage ? count : kPage;
+  int64_t step_head() const {
+    return tile.group * (call.num_heads / call.num_kv_heads) + tile.first_head;
   }
 
   void load_queries() {
-    const int64_t head = tile.kv_head * (call.num_heads / call.num_kv_heads) + tile.first_head;
     const int64_t width = tile.heads * dim();
     for (int64_t r = 0; r < tile.rows; ++r)
-      memcpy(work.q + r * width, call.q.row(step_row() + r) + head * dim(),
-                  static_cast<size_t>(width) * sizeof(float));
-    const int64_t pairs = tile.rows * tile.heads;
-    clear_state(pairs, work.state);
-    memset(work.out, 0, static_cast<size_t>(pairs * work.out_width) * sizeof(float));
+      memcpy(work.q + r * width, call.q.row(step_row() + r) + step_head() * dim(),
+             static_cast<size_t>(width) * sizeof(float));
   }
 
-  // Rows [r0, rows) against one page.
-  void visit(const T* keys, const T* values, int64_t r0, int64_t base) {
-    const int64_t pair0 = r0 * tile.heads, pairs = tile.rows * tile.heads - pair0;
+  // All rows that attend to it against one page, the first of a segment or a later one.  Meanwhile
+  // `next` is fetched.
+  void visit(const PageOfHead<T>& page, const PageOfHead<T>& next, int64_t base, Start start,
+             const Partial& to) {
+    const int64_t r0 = tile.row_at(base), pair0 = r0 * tile.heads, pairs = tile.pairs() - pair0;
     const bool direct = std::is_same_v<T, float> || pairs <= tile_rows(1);
-    float* scores = work.scores + pair0 * kPage;
     const Strided q{work.q + pair0 * dim(), dim(), 1};
-    const MixOut to_scores{scores, kPage, Start::zero, nullptr};
+    const MixOut to_scores{work.scores + pair0 * kPage, kPage, Start::zero, nullptr};
     if (direct) {
-      mix(pairs, kPage, q, keys, kPage, dim(), to_scores);
+      mix(pairs, kPage, q, Operand<T>{page.keys, kPage, next.keys, kPage}, dim(), to_scores);
     } else {
-      convert_rows(keys, kPage, dim(), kPage, work.keys, kPage);
-      mix(pairs, kPage, q, work.keys, kPage, dim(), to_scores);
+      convert_rows(page.keys, kPage, dim(), kPage, work.keys, kPage);
+      mix(pairs, kPage, q, Operand<float>{work.keys, kPage}, dim(), to_scores);
     }
-    weigh(r0, base);
+    weigh(r0, base, to.state);
 
-    const int64_t most = valid(tile.rows - 1, base);
     if (direct && dim() == work.out_width) {
-      add_values(values, dim(), r0, base);
+      add_values(Operand<T>{page.values, dim(), next.values, dim()}, base, start, to);
     } else {
-      convert_rows(values, dim(), most, dim(), work.values, work.out_width);
-      add_values(work.values, work.out_width, r0, base);
+      convert_rows(page.values, dim(), tile.valid(tile.rows - 1, base), dim(), work.values,
+                   work.out_width);
+      add_values(Operand<float>{work.values, work.out_width}, base, start, to);
     }
   }
 
-  void weigh(int64_t r0, int64_t base) {
-    const int64_t first = r0 * tile.heads, end = tile.rows * tile.heads;
+  void weigh(int64_t r0, int64_t base, const SoftmaxState& state) {
+    const int64_t first = r0 * tile.heads, end = tile.pairs();
     for (int64_t r = r0, pair = first; r < tile.rows; ++r)
       for (const int64_t next = pair + tile.heads; pair < next; ++pair)
-        raise_max(work.scores + pair * kPage, valid(r, base), call.scale, pair, work.state);
+        raise_max(work.scores + pair * kPage, tile.valid(r, base), call.scale, pair, state);
     for (int64_t r = r0, pair = first; r < tile.rows; ++r)
       for (const int64_t next = pair + tile.heads; pair < next; ++pair)
-        weigh_row(work.scores + pair * kPage, valid(r, base), call.scale, pair, work.state,
+        weigh_row(work.scores + pair * kPage, tile.valid(r, base), call.scale, pair, state,
                   work.page_sum);
-    finish_page(first, end, work.state, work.page_sum);
+    finish_page(first, end, state, work.page_sum);
   }
 
   // out = out * carry + weights . values: the positions that all rows share, then each row's own.
   template <class U>
-  void add_values(const U* values, int64_t stride, int64_t r0, int64_t base) {
-    const int64_t shared = valid(r0, base), heads = tile.heads;
-    const auto add = [&](int64_t r, int64_t rows, int64_t from, int64_t to, Start start) {
+  void add_values(const Operand<U>& values, int64_t base, Start start, const Partial& to) {
+    const int64_t r0 = tile.row_at(base), shared = tile.valid(r0, base), heads = tile.heads;
+    const auto add = [&](int64_t r, int64_t rows, int64_t from, int64_t end, Start begin) {
       const int64_t pair = r * heads;
-      mix(rows * heads, work.out_width, Strided{work.scores + pair * kPage + from, kPage, 1},
-          values + from * stride, stride, to - from,
-          MixOut{work.out + pair * work.out_width, work.out_width, start, work.state.carry + pair});
+      mix(rows * heads, to.width, Strided{work.scores + pair * kPage + from, kPage, 1},
+          values.shifted(from, 0), end - from,
+          MixOut{to.out + pair * to.width, to.width, begin, to.state.carry + pair});
     };
-    add(r0, tile.rows - r0, 0, shared, Start::carry);
+    add(r0, tile.rows - r0, 0, shared, start);
     for (int64_t r = r0 + 1; r < tile.rows && shared < kPage; ++r)
-      add(r, 1, shared, valid(r, base), Start::keep);
+      add(r, 1, shared, tile.valid(r, base), Start::keep);
   }
 
-  void store_out() {
-    const int64_t head = tile.kv_head * (call.num_heads / call.num_kv_heads) + tile.first_head;
+  // Positions [begin, end) of a segment; `after` is the page that is read once the unit is done.
+  void attend(int64_t begin, int64_t end, int64_t unit_end, const PageOfHead<T>& after,
+              const Partial& to) {
+    PageOfHead<T> page = page_at<T>(call, tile, begin);
+    for (int64_t base = begin; base < end; base += kPage) {
+      const PageOfHead<T> next =
+          base + kPage < unit_end ? page_at<T>(call, tile, base + kPage) : after;
+      visit(page, next, base, base == begin ? Start::zero : Start::carry, to);
+      page = next;
+    }
+  }
+
+  void store(const Partial& total) {
     for (int64_t r = 0; r < tile.rows; ++r)
       for (int64_t h = 0; h < tile.heads; ++h) {
         const int64_t pair = r * tile.heads + h;
-        divide_row(work.out + pair * work.out_width, work.state.sum[pair], dim(),
-                   call.out.row(step_row() + r) + (head + h) * dim());
+        divide_row(total.out + pair * total.width, total.state.sum[pair], dim(),
+                   call.out.row(step_row() + r) + (step_head() + h) * dim());
       }
-  }
-
-  void run() {
-    load_queries();
-    const int32_t* table = call.batch.table(tile.sequence);
-    const int64_t head_size = dim() * kPage, page_size = call.num_kv_heads * head_size;
-    const T* k_pages = static_cast<const T*>(call.k_pages) + tile.kv_head * head_size;
-    const T* v_pages = static_cast<const T*>(call.v_pages) + tile.kv_head * head_size;
-    const int64_t end = first_position + tile.rows;
-    for (int64_t base = 0; base < end; base += kPage) {
-      const int64_t offset = table[base / kPage] * page_size;
-      visit(k_pages + offset, v_pages + offset, base > first_position ? base - first_position : 0,
-            base);
-    }
-    store_out();
   }
 };
 
-// Emits tiles of at most `rows` rows; counts only, if `tiles` is null.  A group larger than
-// attention_pairs is cut by heads.  Tiles of one key-value head follow each other, so that its pages
-// stay in the L2 cache; later rows, which cost more, come first.
-int64_t cut_tiles(const AttendCall& call, int64_t rows, Tile* tiles) {
-  const int64_t share = call.num_heads / call.num_kv_heads;
-  const int64_t most = tunables.attention_pairs, step = share < most ? share : most;
-  int64_t count = 0;
-  for (int64_t b = 0; b < call.batch.num_sequences; ++b) {
-    const int64_t total = call.batch.rows(b), num_cuts = (total + rows - 1) / rows;
-    if (tiles == nullptr) {
-      count += num_cuts * call.num_kv_heads * ((share + step - 1) / step);
-      continue;
-    }
-    for (int64_t head = 0, heads = 0; head < call.num_heads; head += heads) {
-      const int64_t kv_head = head / share, first = head % share;
-      heads = share - first < step ? share - first : step;
-      for (int64_t cut = num_cuts - 1; cut >= 0; --cut) {
-        const int64_t done = cut * rows, height = total - done < rows ? total - done : rows;
-        tiles[count++] =
-            Tile{static_cast<int32_t>(b),      static_cast<int32_t>(kv_head),
-                 static_cast<int32_t>(done),   static_cast<int32_t>(height),
-                 static_cast<int32_t>(first),  static_cast<int32_t>(heads),
-                 call.batch.starts[b] + done + height};
-      }
-    }
-  }
-  return count;
-}
-
-// For fewer tiles than would balance themselves: cuts the list into a share for each thread, equal
-// in heads.  A tile across a cut becomes two, and its pages are read twice.  Returns the new count,
-// at most count + threads - 1.
-int64_t share_heads(const Tile* tiles, int64_t count, int64_t threads, Tile* parts) {
-  int64_t units = 0, unit = 0, num_parts = 0;
-  for (int64_t i = 0; i < count; ++i) units += tiles[i].heads;
-  for (int64_t i = 0; i < count; ++i) {
-    Tile part = tiles[i];
-    for (int64_t left = tiles[i].heads; left > 0; left -= part.heads) {
-      const int64_t share = unit * threads / units;
-      const int64_t end = (units * (share + 1) + threads - 1) / threads;
-      part.first_head = static_cast<int32_t>(tiles[i].first_head + tiles[i].heads - left);
-      part.heads = static_cast<int32_t>(left < end - unit ? left : end - unit);
-      parts[num_parts++] = part;
-      unit += part.heads;
-    }
-  }
-  return num_parts;
-}
-
-void sort_longest_first(Tile* tiles, int64_t count) {
-  for (int64_t i = 1; i < count; ++i) {
-    const Tile moved = tiles[i];
-    int64_t j = i;
-    for (; j > 0 && tiles[j - 1].cost() < moved.cost(); --j) tiles[j] = tiles[j - 1];
-    tiles[j] = moved;
-  }
-}
-
 template <class T>
-void attend_tiles(const AttendCall& call, const Tile* tiles, int64_t count) {
-  parallel_for(count, [&](int64_t index) {
-    const Tile& tile = tiles[index];
+void attend_units(const AttendCall& call, const Plan& plan) {
+  plan.run([&](const Unit& unit, const Unit& after) {
     Workspace work(tunables.attention_pairs, call.head_dim);
-    TileRun<T>{call, tile, work, call.batch.starts[tile.sequence] + tile.first_row}.run();
+    TileRun<T> run{call, *unit.tile, work};
+    const PageOfHead<T> next = page_at<T>(call, *after.tile, after.begin());
+    run.load_queries();
+    run_unit(
+        unit, work.partials, work.out_width,
+        [&](int64_t begin, int64_t end, const Partial& to) {
+          run.attend(begin, end, unit.end(), next, to);
+        },
+        [&](const Partial& total) { run.store(total); });
   });
 }
 
@@ -233,24 +173,21 @@ void attend_tiles(const AttendCall& call, const Tile* tiles, int64_t count) {
 
 void attend(const AttendCall& call) {
   const int64_t share = call.num_heads / call.num_kv_heads, threads = num_threads();
-  int64_t rows = share < tunables.attention_pairs ? tunables.attention_pairs / share : 1;
-  int64_t count = cut_tiles(call, rows, nullptr);
-  while (rows > 1 && threads > 1 && count < 4 * threads) {  // lower tiles balance better
-    rows = (rows + 1) / 2;
-    count = cut_tiles(call, rows, nullptr);
+  const int64_t most = tunables.attention_pairs, heads = share < most ? share : most;
+  Cut cut{0, call.batch.row_starts[call.batch.num_sequences], call.num_kv_heads, share,
+          most / heads, heads};
+  int64_t count = cut_tiles(call.batch, cut, nullptr);
+  while (cut.rows > 1 && threads > 1 && count < 4 * threads) {  // lower tiles balance better
+    cut.rows = (cut.rows + 1) / 2;
+    count = cut_tiles(call.batch, cut, nullptr);
   }
-  Tile* tiles = scratch<Tile>(Scratch::attention_a, 2 * count + threads);
-  cut_tiles(call, rows, tiles);
-  if (count < 4 * threads && count % threads != 0) {
-    Tile* parts = tiles + count;
-    count = share_heads(tiles, count, threads, parts);
-    tiles = parts;
-  }
-  if (count <= kSortedTiles) sort_longest_first(tiles, count);
+  Tile* tiles = scratch<Tile>(Scratch::attention_a, count);
+  cut_tiles(call.batch, cut, tiles);
+  const Plan plan(tiles, count, padded(call.head_dim));
   if (call.half) {
-    attend_tiles<Half>(call, tiles, count);
+    attend_units<Half>(call, plan);
   } else {
-    attend_tiles<float>(call, tiles, count);
+    attend_units<float>(call, plan);
   }
 }
 

@@ -7,7 +7,8 @@
 //
 // Absorbed, three passes over a bounded number of rows: q_nope through W_UK for each head,
 // attention in latent space for each tile, the mixed latents through W_UV.  A page of latents is
-// converted to float32 once for all heads of a tile.
+// converted to float32 once for all heads of a tile, and a long context is cut between segments as
+// in attention.cc.
 // Expanded, one pass: each (sequence, head) rebuilds its keys and values block by block in a
 // buffer that stays in the L2 cache and attends with all its rows, so memory does not grow with
 // the context.
@@ -26,6 +27,7 @@ namespace {
 #include "mix.inc"
 #include "softmax.inc"
 #include "staging.inc"
+#include "plan.inc"
 #include "latent_tile.inc"
 
 // Floats of the queries and mixed latents of one absorbed pass: 16 MB each.
@@ -44,91 +46,128 @@ void linear_on_caller(const Rows& x, const MatrixView& w, int64_t expert, int64_
 
 // --- absorbed -----------------------------------------------------------------------------------
 
-struct AbsorbedTile {
-  int64_t sequence, first_row, rows, first_head, heads;  // rows counted from the pass's first
-};
-
 struct AbsorbedPass {
   const MlaAttendCall& call;
   int64_t first_row, rows;  // of the step
   float* latent_q;          // (H, rows, R)
   float* mixed;             // (H, rows, R)
+
+  int64_t latent() const { return call.rank + call.rope; }
+
+  // Where a head's latent query or output of a row of the step stands in its array.
+  int64_t offset(int64_t head, int64_t row) const {
+    return (head * rows + row - first_row) * call.rank;
+  }
 };
+
+template <class T>
+const T* page_at(const AbsorbedPass& pass, const Tile& cut, int64_t position) {
+  const int64_t page = pass.call.batch.table(cut.sequence)[position / kPage];
+  return static_cast<const T*>(pass.call.pages) + page * kPage * pass.latent();
+}
 
 // One tile in latent space: latent_q and q's rope part to mixed.
 template <class T>
-void attend_latents(const AbsorbedPass& pass, const AbsorbedTile& cut) {
-  const MlaAttendCall& call = pass.call;
-  const int64_t latent = call.rank + call.rope, page_width = padded(latent);
-  const int64_t row0 = pass.first_row + cut.first_row;
-  PairTile tile{};
-  tile.rows = cut.rows;
-  tile.heads = cut.heads;
-  tile.first_position =
-      call.batch.starts[cut.sequence] + row0 - call.batch.row_starts[cut.sequence];
-  tile.scale = call.scale;
-  tile.width = padded(tile.pairs());
-  tile.out_width = padded(call.rank);
-  Pieces pieces;
-  float* converted = nullptr;
-  for (int round = 0; round < 2; ++round) {
-    tile.queries = pieces.take(latent * tile.width);
-    tile.scores = pieces.take(kPage * tile.width);
-    tile.out = pieces.take(tile.pairs() * tile.out_width);
-    tile.state = {pieces.take(tile.width), pieces.take(tile.width), pieces.take(tile.width)};
-    converted = pieces.take(kPage * page_width);
-    if (round == 0) pieces.allocate(Scratch::attention_b);
+class AbsorbedRun {
+ public:
+  AbsorbedRun(const AbsorbedPass& pass, const Tile& cut) : pass_(pass), cut_(cut) {
+    const int64_t width = padded(cut.pairs());
+    tile_ = PairTile{cut.rows, cut.heads, cut.first_position(), pass.call.scale,
+                     width,    nullptr,   nullptr};
+    for (int round = 0; round < 2; ++round) {
+      tile_.queries = pieces_.take(pass.latent() * width);
+      tile_.scores = pieces_.take(kPage * width);
+      converted_ = pieces_.take(kPage * padded(pass.latent()));
+      memory_.take(pieces_, cut.pairs(), padded(pass.call.rank));
+      if (round == 0) pieces_.allocate(Scratch::attention_b);
+    }
+    load_queries();
   }
-  tile.clear();
-  memset(tile.queries, 0, static_cast<size_t>(latent * tile.width) * sizeof(float));
-  for (int64_t r = 0; r < cut.rows; ++r)
-    for (int64_t h = 0; h < cut.heads; ++h) {
-      const int64_t head = cut.first_head + h;
-      float* to = tile.queries + r * cut.heads + h;
-      transpose_row(pass.latent_q + (head * pass.rows + cut.first_row + r) * call.rank, call.rank,
-                    to, tile.width);
-      transpose_row(call.q.row(row0 + r) + head * (call.nope + call.rope) + call.nope, call.rope,
-                    to + call.rank * tile.width, tile.width);
-    }
-  const int32_t* table = call.batch.table(cut.sequence);
-  const int64_t end = tile.first_position + cut.rows;
-  for (int64_t base = 0; base < end; base += kPage) {
-    const T* page = static_cast<const T*>(call.pages) + table[base / kPage] * kPage * latent;
-    const float* rows = converted;
-    if constexpr (std::is_same_v<T, float>) {
-      if (latent == page_width) rows = page;
-    }
-    if (rows == converted)
-      convert_rows(page, latent, tile.valid(cut.rows - 1, base), latent, converted, page_width);
-    tile.visit(PageRows{rows, page_width, latent, nullptr, 0, 0, rows, page_width}, base);
-  }
-  for (int64_t r = 0; r < cut.rows; ++r)
-    for (int64_t h = 0; h < cut.heads; ++h) {
-      const int64_t pair = r * cut.heads + h;
-      divide_row(tile.out + pair * tile.out_width, tile.state.sum[pair], call.rank,
-                 pass.mixed + ((cut.first_head + h) * pass.rows + cut.first_row + r) * call.rank);
-    }
-}
 
-// Tiles of the pass's rows; counts only, if tiles is null.
-int64_t cut_absorbed(const AbsorbedPass& pass, int64_t heads, AbsorbedTile* tiles) {
-  const Batch& batch = pass.call.batch;
-  const int64_t pairs = tunables.latent_pairs, height = heads < pairs ? pairs / heads : 1;
-  int64_t count = 0;
-  for (int64_t b = 0; b < batch.num_sequences; ++b) {
-    int64_t row = batch.row_starts[b], end = batch.row_starts[b + 1];
-    if (row < pass.first_row) row = pass.first_row;
-    if (end > pass.first_row + pass.rows) end = pass.first_row + pass.rows;
-    for (; row < end; row += height)
-      for (int64_t head = 0; head < pass.call.num_heads; head += heads) {
-        const int64_t left = pass.call.num_heads - head, rows = end - row;
-        if (tiles != nullptr)
-          tiles[count] = AbsorbedTile{b, row - pass.first_row, rows < height ? rows : height, head,
-                                      left < heads ? left : heads};
-        ++count;
+  // Attends to all of the unit; `after` is the page that is read next.
+  void run(const Unit& unit, const T* after) {
+    run_unit(
+        unit, memory_, padded(pass_.call.rank),
+        [&](int64_t begin, int64_t end, const Partial& to) {
+          for (int64_t base = begin; base < end; base += kPage)
+            visit(base, base + kPage < unit.end() ? page_at<T>(pass_, cut_, base + kPage) : after,
+                  base == begin, to);
+        },
+        [&](const Partial& total) { store(total); });
+  }
+
+ private:
+  int64_t step_row(int64_t r) const {
+    return pass_.call.batch.row_starts[cut_.sequence] + cut_.first_row + r;
+  }
+
+  void load_queries() {
+    const MlaAttendCall& call = pass_.call;
+    memset(tile_.queries, 0, static_cast<size_t>(pass_.latent() * tile_.width) * sizeof(float));
+    for (int64_t r = 0; r < cut_.rows; ++r)
+      for (int64_t h = 0; h < cut_.heads; ++h) {
+        const int64_t head = cut_.first_head + h;
+        float* to = tile_.queries + r * cut_.heads + h;
+        transpose_row(pass_.latent_q + pass_.offset(head, step_row(r)), call.rank, to,
+                      tile_.width);
+        transpose_row(call.q.row(step_row(r)) + head * (call.nope + call.rope) + call.nope,
+                      call.rope, to + call.rank * tile_.width, tile_.width);
       }
   }
-  return count;
+
+  void visit(int64_t base, const T* next, bool first, const Partial& to) {
+    const int64_t latent = pass_.latent(), width = padded(latent);
+    const T* page = page_at<T>(pass_, cut_, base);
+    const float* rows = converted_;
+    if constexpr (std::is_same_v<T, float>) {
+      if (latent == width) rows = page;
+    }
+    if (rows == converted_)
+      convert_rows(page, latent, cut_.valid(cut_.rows - 1, base), latent, converted_, width);
+    tile_.visit(PageRows{rows, width, latent, nullptr, 0, 0, rows, width}, next, latent, base,
+                first, to);
+  }
+
+  void store(const Partial& total) {
+    for (int64_t r = 0; r < cut_.rows; ++r)
+      for (int64_t h = 0; h < cut_.heads; ++h) {
+        const int64_t pair = r * cut_.heads + h;
+        divide_row(total.out + pair * total.width, total.state.sum[pair], pass_.call.rank,
+                   pass_.mixed + pass_.offset(cut_.first_head + h, step_row(r)));
+      }
+  }
+
+  const AbsorbedPass& pass_;
+  const Tile& cut_;
+  PairTile tile_;
+  Pieces pieces_;
+  PartialMemory memory_;
+  float* converted_;
+};
+
+// The least heads of a tile: half an AVX-512 register of scores.
+constexpr int64_t kLeastHeads = 8;
+
+// Tiles of as many pairs as tunables.latent_pairs; of fewer heads where even single segments would
+// be too few for the threads, though pages are then converted more often.
+Cut cut_of(const AbsorbedPass& pass) {
+  const Batch& batch = pass.call.batch;
+  const int64_t pairs = tunables.latent_pairs, threads = num_threads();
+  int64_t heads = pass.call.num_heads < pairs ? pass.call.num_heads : pairs, segments = 0;
+  for (int64_t b = 0; b < batch.num_sequences; ++b)
+    if (batch.rows(b) > 0) segments += segments_of(batch.starts[b] + batch.rows(b));
+  const auto parts = [&] { return (pass.call.num_heads + heads - 1) / heads; };
+  while (threads > 1 && heads > kLeastHeads && segments * parts() < 2 * threads)
+    heads = (heads + 1) / 2;
+  return Cut{pass.first_row, pass.first_row + pass.rows, 1, pass.call.num_heads,
+             heads < pairs ? pairs / heads : 1, heads};
+}
+
+template <class T>
+void attend_latents(const AbsorbedPass& pass, const Plan& plan) {
+  plan.run([&](const Unit& unit, const Unit& after) {
+    AbsorbedRun<T>(pass, *unit.tile).run(unit, page_at<T>(pass, *after.tile, after.begin()));
+  });
 }
 
 void run_absorbed(const AbsorbedPass& pass) {
@@ -139,21 +178,15 @@ void run_absorbed(const AbsorbedPass& pass) {
     linear_on_caller(x, *call.w_uk, h, 0, call.w_uk->num_panels(),
                      Output{pass.latent_q + h * pass.rows * call.rank, call.rank});
   });
-  // Fewer heads to a tile when there would be too few tiles; a page is then converted more often.
-  int64_t heads = call.num_heads < tunables.latent_pairs ? call.num_heads : tunables.latent_pairs;
-  while (heads > 8 && cut_absorbed(pass, heads, nullptr) % num_threads() != 0 &&
-         cut_absorbed(pass, heads, nullptr) < 3 * num_threads())
-    heads = (heads + 1) / 2;
-  const int64_t count = cut_absorbed(pass, heads, nullptr);
-  AbsorbedTile* tiles = scratch<AbsorbedTile>(Scratch::attention_d, count);
-  cut_absorbed(pass, heads, tiles);
-  parallel_for(count, [&](int64_t index) {
-    if (call.half) {
-      attend_latents<Half>(pass, tiles[index]);
-    } else {
-      attend_latents<float>(pass, tiles[index]);
-    }
-  });
+  const Cut cut = cut_of(pass);
+  const int64_t count = cut_tiles(call.batch, cut, nullptr);
+  Tile* tiles = scratch<Tile>(Scratch::attention_d, count);
+  cut_tiles(call.batch, cut, tiles);
+  if (call.half) {
+    attend_latents<Half>(pass, Plan(tiles, count, padded(call.rank)));
+  } else {
+    attend_latents<float>(pass, Plan(tiles, count, padded(call.rank)));
+  }
   parallel_for(call.num_heads, [&](int64_t h) {
     const Rows x{pass.mixed + h * pass.rows * call.rank, call.rank, pass.rows};
     linear_on_caller(x, *call.w_uv, h, 0, call.w_uv->num_panels(),
@@ -187,17 +220,21 @@ class ExpandedRun {
 
   void run() {
     const int64_t end = first_position_ + group_.rows;
-    for (int64_t i = 0; i < num_tiles_; ++i) begin(tile(i));
+    for (int64_t i = 0; i < num_tiles_; ++i) {
+      clear_state(kExpandedRows, softmax(i).state);
+      load_queries(tile(i));
+    }
     for (int64_t base = 0; base < end; base += tunables.rebuilt_pages * kPage) {
       const int64_t left = end - base, most = tunables.rebuilt_pages * kPage;
       rebuild(base, left < most ? left : most);
       for (int64_t page = base; page < end && page < base + most; page += kPage)
         for (int64_t i = 0; i < num_tiles_; ++i) {
           PairTile rows = tile(i);
-          if (rows.first_position + rows.rows > page) rows.visit(rows_of(page - base), page);
+          if (rows.first_position + rows.rows > page)
+            rows.visit<float>(rows_of(page - base), nullptr, 0, page, page == 0, softmax(i));
         }
     }
-    for (int64_t i = 0; i < num_tiles_; ++i) finish(tile(i));
+    for (int64_t i = 0; i < num_tiles_; ++i) store(tile(i), softmax(i));
   }
 
  private:
@@ -208,32 +245,36 @@ class ExpandedRun {
     kv_ = pieces_.take(block * kv_stride_ + kLanes);  // the last values are read as whole vectors
     queries_ = pieces_.take(rows * (call_.nope + call_.rope));
     scores_ = pieces_.take(kPage * kExpandedRows);
-    out_ = pieces_.take(rows * padded(call_.value_dim));
-    state_ = {pieces_.take(rows), pieces_.take(rows), pieces_.take(rows)};
+    softmaxes_ = pieces_.take(num_tiles_ * softmax_floats());
+    carry_ = pieces_.take(kExpandedRows);
   }
 
   PairTile tile(int64_t i) const {
     const int64_t row = i * kExpandedRows, left = group_.rows - row;
-    const int64_t out_width = padded(call_.value_dim);
     return PairTile{left < kExpandedRows ? left : kExpandedRows,
                     1,
                     first_position_ + row,
                     call_.scale,
                     padded(left < kExpandedRows ? left : kExpandedRows),
                     queries_ + row * (call_.nope + call_.rope),
-                    scores_,
-                    out_ + row * out_width,
-                    out_width,
-                    {state_.max + row, state_.sum + row, state_.carry + row}};
+                    scores_};
+  }
+
+  int64_t softmax_floats() const {
+    return Partial::floats(kExpandedRows, padded(call_.value_dim));
+  }
+
+  Partial softmax(int64_t i) const {
+    return Partial(softmaxes_ + i * softmax_floats(), kExpandedRows, padded(call_.value_dim),
+                   carry_);
   }
 
   int64_t step_row(const PairTile& tile) const {
     return group_.first_row + tile.first_position - first_position_;
   }
 
-  void begin(PairTile tile) {
+  void load_queries(const PairTile& tile) {
     const int64_t dim = call_.nope + call_.rope;
-    tile.clear();
     memset(tile.queries, 0, static_cast<size_t>(dim * tile.width) * sizeof(float));
     for (int64_t r = 0; r < tile.rows; ++r)
       transpose_row(call_.q.row(step_row(tile) + r) + group_.head * dim, dim, tile.queries + r,
@@ -262,9 +303,9 @@ class ExpandedRun {
                     call_.rope, call_.rope,      kv + call_.nope, kv_stride_};
   }
 
-  void finish(const PairTile& tile) {
+  void store(const PairTile& tile, const Partial& total) {
     for (int64_t r = 0; r < tile.rows; ++r)
-      divide_row(tile.out + r * tile.out_width, tile.state.sum[r], call_.value_dim,
+      divide_row(total.out + r * total.width, total.state.sum[r], call_.value_dim,
                  call_.out.row(step_row(tile) + r) + group_.head * call_.value_dim);
   }
 
@@ -272,8 +313,7 @@ class ExpandedRun {
   const ExpandedGroup& group_;
   Pieces pieces_;
   int64_t first_panel_, end_panel_, skipped_, kv_stride_, num_tiles_, first_position_;
-  float *latents_, *ropes_, *kv_, *queries_, *scores_, *out_;
-  SoftmaxState state_;
+  float *latents_, *ropes_, *kv_, *queries_, *scores_, *softmaxes_, *carry_;
 };
 
 }  // namespace

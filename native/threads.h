@@ -48,7 +48,7 @@ enum class Scratch : int {
   expert_scales,
   segments,       // moe: its list
   unpacked,       // linear_int.cc: a panel's bytes and scales
-  attention_a,  // attention.cc, mla.cc
+  attention_a,    // attention.cc, mla.cc
   attention_b,
   attention_c,
   attention_d,
@@ -60,6 +60,9 @@ enum class Scratch : int {
   layer_scores,
   layer_shares,
   layer_chosen,
+  attention_units,  // plan.inc
+  attention_chunks,
+  attention_partials,
   count,
 };
 void* scratch_bytes(Scratch slot, size_t bytes);

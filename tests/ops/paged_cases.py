@@ -39,7 +39,16 @@ PROMPTS = [
     [Sequence(0, 3), Sequence(128, 1), Sequence(5, 66), Sequence(63, 2)],
     [Sequence(10, 1), Sequence(300, 1), Sequence(64, 0), Sequence(0, 0), Sequence(127, 1)],
     [],
+    # Contexts of several segments of 256 positions, each with a softmax of its own.
+    [Sequence(255, 1)],
+    [Sequence(256, 1)],
+    [Sequence(250, 12)],
+    [Sequence(1029, 1), Sequence(0, 1), Sequence(500, 20), Sequence(767, 2)],
 ]
+
+# Where the rows of single tokens stand in the tests that cut contexts: about the ends of pages and
+# of segments.
+DEPTHS = (0, 1, 63, 64, 65, 255, 256, 257, 511, 512, 700, 1030)
 
 
 @dataclass(frozen=True)
@@ -68,6 +77,12 @@ def lay_out(sequences: list[Sequence], rng: np.random.Generator) -> Layout:
     ends = np.cumsum([0] + [s.rows for s in sequences])
     starts = np.array([s.start for s in sequences], np.int32)
     return Layout(AttentionBatch(ends.astype(np.int32), starts, tables), num_pages, slots)
+
+
+def one_of(batch: AttentionBatch, b: int) -> AttentionBatch:
+    """Sequence b alone."""
+    rows = np.array([0, batch.row_starts[b + 1] - batch.row_starts[b]], np.int32)
+    return AttentionBatch(rows, batch.starts[b : b + 1], batch.page_tables[b : b + 1])
 
 
 def unwritten(shape: tuple[int, ...], dtype: Dtype) -> NDArray[Any]:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from tests.ops.paged_cases import (
+    DEPTHS,
     PROMPTS,
     Dtype,
     Layout,
@@ -14,6 +15,7 @@ from tests.ops.paged_cases import (
     dot_error,
     gqa_pages,
     lay_out,
+    one_of,
     row_norm,
     softmax_tolerance,
 )
@@ -68,7 +70,7 @@ def test_a_row_does_not_depend_on_its_batch(
     """Whole, in chunks, token by token, beside eight others, on 1, 2, 5 threads: the same bits."""
     rng = np.random.default_rng(5)
     others = [Sequence(int(rng.integers(0, 300)), int(rng.integers(1, 20))) for _ in range(8)]
-    layout = lay_out([*others[:4], Sequence(0, 200), *others[4:]], rng)
+    layout = lay_out([*others[:4], Sequence(0, 600), *others[4:]], rng)
     pages = gqa_pages(layout, heads[1], heads[2], dtype, rng)
     q = queries(layout, heads, rng)
     first = int(layout.batch.row_starts[4])
@@ -79,23 +81,46 @@ def test_a_row_does_not_depend_on_its_batch(
         batch = AttentionBatch(rows, np.array([start], np.int32), table)
         return attend(q[first + start : first + end], heads, pages, batch)
 
-    whole = alone(0, 200)
-    for size, begin in ((1, 120), (7, 50), (64, 0), (77, 0)):
-        chunks = [alone(s, min(s + size, 200)) for s in range(begin, 200, size)]
+    whole = alone(0, 600)
+    for size, begin in ((1, 500), (7, 120), (64, 0), (77, 0)):
+        chunks = [alone(s, min(s + size, 600)) for s in range(begin, 600, size)]
         assert np.array_equal(np.concatenate(chunks), whole[begin:]), f"chunks of {size}"
     before = _native.num_threads()
     for threads in (1, 2, 5):
         _native.set_num_threads(threads)
-        assert np.array_equal(alone(0, 200), whole)
-        assert np.array_equal(alone(199, 200), whole[199:])
+        assert np.array_equal(alone(0, 600), whole)
+        assert np.array_equal(alone(599, 600), whole[599:])
         batched = attend(q, heads, pages, layout.batch)
-        assert np.array_equal(batched[first : first + 200], whole)
+        assert np.array_equal(batched[first : first + 600], whole)
     _native.set_num_threads(before)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+@pytest.mark.parametrize("heads", [(9, 3, 64), (4, 4, 20), (64, 1, 8)])
+def test_a_context_may_be_cut_between_threads(
+    isa: str, heads: tuple[int, int, int], dtype: Dtype
+) -> None:
+    """One token at each depth, alone or beside the others, on 1, 2, 3 threads: the same bits."""
+    rng = np.random.default_rng(11)
+    layout = lay_out([Sequence(depth, 1) for depth in DEPTHS], rng)
+    pages = gqa_pages(layout, heads[1], heads[2], dtype, rng)
+    q = queries(layout, heads, rng)
+    before, batched, single = _native.num_threads(), [], []
+    for threads in (1, 2, 3):
+        _native.set_num_threads(threads)
+        batched.append(attend(q, heads, pages, layout.batch))
+        rows = [
+            attend(q[b : b + 1], heads, pages, one_of(layout.batch, b)) for b in range(len(DEPTHS))
+        ]
+        single.append(np.concatenate(rows))
+    _native.set_num_threads(before)
+    for result in (*batched[1:], *single):
+        assert np.array_equal(result, batched[0])
 
 
 def test_every_instruction_set_gives_the_same_bits() -> None:
     rng = np.random.default_rng(9)
-    layout = lay_out(PROMPTS[9], rng)
+    layout = lay_out([*PROMPTS[9], *PROMPTS[-1]], rng)
     pages = gqa_pages(layout, 3, 40, np.float16, rng)
     q = queries(layout, (9, 3, 40), rng)
     before, results = _native.current_isa(), []

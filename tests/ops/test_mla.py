@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
 
 from tests.ops.cases import FORMATS
 from tests.ops.paged_cases import (
+    DEPTHS,
     PROMPTS,
     Dtype,
     Layout,
@@ -17,6 +18,7 @@ from tests.ops.paged_cases import (
     dot_error,
     latent_pages,
     lay_out,
+    one_of,
     row_norm,
     softmax_tolerance,
 )
@@ -67,6 +69,12 @@ class Problem:
         q = rng.standard_normal((layout.rows, width + 3)).astype(np.float32)[:, :width]
         kv_b = rng.standard_normal((shape.heads * (shape.nope + shape.value), shape.rank))
         return cls(shape, layout, pages, q, (kv_b * shape.rank**-0.5).astype(np.float32))
+
+    def only(self, b: int) -> Problem:
+        """The rows of sequence b alone."""
+        first, end = self.layout.batch.row_starts[b : b + 2]
+        layout = Layout(one_of(self.layout.batch, b), self.layout.num_pages, [])
+        return replace(self, layout=layout, q=self.q[first:end])
 
     def split(self) -> tuple[F32, F32]:
         """W_UK (H, R, Dn) and W_UV (H, Dv, R), as a model derives them from kv_b."""
@@ -126,7 +134,7 @@ class Problem:
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_against_the_reference(isa: str, shape: Shape, dtype: Dtype) -> None:
-    prompts = PROMPTS if shape.rank < 100 else [PROMPTS[3], PROMPTS[7]]
+    prompts = PROMPTS if shape.rank < 100 else [PROMPTS[3], PROMPTS[7], PROMPTS[-1]]
     for index, sequences in enumerate(prompts):
         problem = Problem.random(shape, sequences, dtype, index)
         for absorbed in (True, False):
@@ -162,7 +170,7 @@ def test_a_row_does_not_depend_on_its_batch(
     """Whole, in chunks, token by token, beside eight others, on 1, 2, 5 threads: the same bits."""
     rng = np.random.default_rng(5)
     others = [Sequence(int(rng.integers(0, 300)), int(rng.integers(1, 20))) for _ in range(8)]
-    length = 140
+    length = 530
     problem = Problem.random(shape, [*others[:4], Sequence(0, length), *others[4:]], np.float16, 6)
     first = int(problem.layout.batch.row_starts[4])
     table = problem.layout.batch.page_tables[4:5]
@@ -179,7 +187,7 @@ def test_a_row_does_not_depend_on_its_batch(
         return attend(Problem(shape, layout, problem.pages, q, problem.kv_b))
 
     whole = alone(0, length)
-    for size, begin in ((1, 120), (7, 100), (64, 0), (77, 0)):
+    for size, begin in ((1, 500), (7, 250), (64, 0), (77, 0)):
         chunks = [alone(s, min(s + size, length)) for s in range(begin, length, size)]
         assert np.array_equal(np.concatenate(chunks), whole[begin:]), f"chunks of {size}"
     before = _native.num_threads()
@@ -190,9 +198,30 @@ def test_a_row_does_not_depend_on_its_batch(
     _native.set_num_threads(before)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+@pytest.mark.parametrize("shape", [SMALL, Shape(16, 16, 8, 32, 16), Shape(40, 8, 2, 8, 8)])
+def test_an_absorbed_context_may_be_cut_between_threads(
+    isa: str, shape: Shape, dtype: Dtype
+) -> None:
+    """One token at each depth, alone or beside the others, on 1, 2, 3 threads: the same bits."""
+    problem = Problem.random(shape, [Sequence(depth, 1) for depth in DEPTHS], dtype, 11)
+    before, batched, single = _native.num_threads(), [], []
+    for threads in (1, 2, 3):
+        _native.set_num_threads(threads)
+        batched.append(problem.absorbed(native.OPS, "float32"))
+        single.append(
+            np.concatenate(
+                [problem.only(b).absorbed(native.OPS, "float32") for b in range(len(DEPTHS))]
+            )
+        )
+    _native.set_num_threads(before)
+    for result in (*batched[1:], *single):
+        assert np.array_equal(result, batched[0])
+
+
 @pytest.mark.parametrize("absorbed", [True, False])
 def test_every_instruction_set_gives_the_same_bits(absorbed: bool) -> None:
-    problem = Problem.random(SMALL, PROMPTS[9], np.float16, 9)
+    problem = Problem.random(SMALL, [*PROMPTS[9], *PROMPTS[-1]], np.float16, 9)
     before, results = _native.current_isa(), []
     for level in _native.isa_levels():
         _native.set_isa(level)
