@@ -61,11 +61,14 @@ CELLS = (
 ALL = tuple(cell.name for cell in CELLS)
 
 
+ITSELF = "tribody itself"  # as its own peer, with the weights in another format
+
+
 @dataclass(frozen=True, slots=True)
 class Engine:
     """One way to run a model: a program, its weights, and a setting of the program."""
 
-    program: str  # "tribody", "llama.cpp", "transformers"
+    program: str  # "tribody", "llama.cpp", "transformers", ITSELF
     weights: str  # "w8g32", "Q8_0", "bfloat16"
     variant: str = ""  # llama.cpp: "flash" or "no flash"
 
@@ -83,6 +86,7 @@ class Pairing:
     llama: tuple[str, ...]
     transformers: tuple[str, ...] = ()
     cells: tuple[str, ...] = ALL
+    itself: tuple[str, ...] = ()
 
     @property
     def engines(self) -> tuple[Engine, ...]:
@@ -91,6 +95,7 @@ class Pairing:
             Engine("tribody", self.ours),
             *(Engine("llama.cpp", w, v) for w in self.llama for v in LLAMA_VARIANTS),
             *(Engine("transformers", w) for w in self.transformers),
+            *(Engine(ITSELF, w) for w in self.itself),
         )
 
 
@@ -101,8 +106,9 @@ PAIRINGS = (
         "4-bit",
         "",
         ("Q4_K_M", "Q4_0"),
-        cells=("prefill-512", "decode-0", "decode-1024", "batch-8", "batch-16"),
+        cells=("prefill-512", "prefill-2048", "decode-0", "decode-4096", "batch-8", "batch-16"),
     ),
+    Pairing("hybrid", "", (), cells=("prefill-512", "decode-0", "batch-8"), itself=("float16",)),
     Pairing("16-bit", "float16", ("F16",), cells=("prefill-512", "decode-0", "batch-8")),
 )
 

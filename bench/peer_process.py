@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from types import TracebackType
 
+from cells import ITSELF
 from machine import ROOT
 
 Answer = dict[str, object]
@@ -16,6 +17,7 @@ Answer = dict[str, object]
 # `--llama-python`; transformers' is the environment of `make parity`.
 MODULES = {
     "tribody": "subject",
+    ITSELF: "subject",
     "llama.cpp": "peers.llamacpp",
     "transformers": "peers.torch_transformers",
 }

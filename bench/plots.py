@@ -8,11 +8,16 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from cells import CELLS
+from cells import CELLS, ITSELF
 from measurements import OURS, Row, Series, ServeRow, quantile
 from tables import groups, serve_groups
 
-COLOURS = {OURS: "#0b6e4f", "llama.cpp": "#d1495b", "transformers": "#6c757d"}
+COLOURS = {
+    OURS: "#0b6e4f",
+    "llama.cpp": "#d1495b",
+    "transformers": "#6c757d",
+    ITSELF: "#8fb9aa",
+}
 DEPTH_OF = {cell.name: cell.depth for cell in CELLS if cell.kind == "decode" and cell.batch == 1}
 SIZE, WIDE = (7.0, 4.0), (9.0, 4.0)  # inches
 

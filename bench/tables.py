@@ -13,6 +13,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from cells import ITSELF
 from measurements import Row, Series, ServeRow, quantile, rows_of, serve_rows_of
 from records import Record, of_kind
 
@@ -23,6 +24,7 @@ HEADINGS = (
     "tribody, tokens/s",
     "llama.cpp, tokens/s",
     "transformers, tokens/s",
+    "tribody itself, tokens/s",
     "ratio",
     "read, GB/s",
     "of bandwidth",
@@ -38,7 +40,8 @@ SERVE_HEADINGS = (
     "requests",
     "errors",
 )
-README_HEADINGS = tuple(h for h in HEADINGS if not h.startswith(("transformers", "of int8")))
+NOT_IN_README = ("transformers", "tribody itself", "of int8")
+README_HEADINGS = tuple(h for h in HEADINGS if not h.startswith(NOT_IN_README))
 
 
 def spread(rates: Sequence[float]) -> str:
@@ -69,6 +72,7 @@ def cells(row: Row) -> dict[str, str]:
         spread(row.ours.rates),
         peer(row.best("llama.cpp")),
         peer(row.best("transformers")),
+        peer(row.best(ITSELF)),
         "-" if ratio is None else f"{ratio:.2f}{between}",
         "-" if read is None else f"{read / 1e9:.1f}",
         _percent(row.bandwidth_share),
@@ -195,7 +199,7 @@ class Section:
 def sections(records: Sequence[Record]) -> list[Section]:
     """Every table of a run, the engines' first, then the server's."""
     engines = [
-        Section(title, HEADINGS, [list(cells(row).values()) for row in group])
+        Section(title, *_used(HEADINGS, [list(cells(row).values()) for row in group]))
         for title, group in groups(rows_of(records))
     ]
     servers = [
@@ -203,6 +207,12 @@ def sections(records: Sequence[Record]) -> list[Section]:
         for title, group in serve_groups(serve_rows_of(records))
     ]
     return engines + servers
+
+
+def _used(headings: Sequence[str], lines: list[list[str]]) -> tuple[list[str], list[list[str]]]:
+    """The columns in which any line says something."""
+    used = [i for i, _ in enumerate(headings) if not i or any(line[i] != "-" for line in lines)]
+    return [headings[i] for i in used], [[line[i] for i in used] for line in lines]
 
 
 def print_tables(records: Sequence[Record], console: Console) -> None:

@@ -4,9 +4,10 @@ import json
 
 import pytest
 
+from cells import ITSELF
 from machine import ROOT
 from measurements import rows_of
-from tables import BLOCK, cells, json_lines, markdown, spread, update_readme
+from tables import BLOCK, cells, json_lines, markdown, sections, spread, update_readme
 from tests.bench.test_measurements import run, sample
 
 RECORDS = [
@@ -45,6 +46,16 @@ def test_a_row_as_text() -> None:
     assert shown["llama.cpp, tokens/s"] == "60 (once) Q8_0 flash"
     assert shown["transformers, tokens/s"] == "-"
     assert shown["ratio"] == "2.17 (2.00-2.00)"
+
+
+def test_tribody_beside_itself_has_a_column_and_empty_columns_go() -> None:
+    itself = sample(ITSELF, 1, 40, weights="float16")
+    (section,) = sections([*RECORDS, itself])
+    assert "tribody itself, tokens/s" in section.headings
+    assert "40 (once) float16" in section.lines[0]
+    (section,) = sections(RECORDS)
+    assert not {"transformers, tokens/s", "tribody itself, tokens/s"} & set(section.headings)
+    assert len(section.headings) == len(section.lines[0])
 
 
 def test_markdown_tables_have_one_cell_for_each_heading() -> None:
