@@ -22,8 +22,11 @@ def around(values: F32) -> F32:
 
 
 def test_e4m3_values_are_those_of_ml_dtypes() -> None:
-    expected = NUMBERS.view(ml_dtypes.float8_e4m3fn).astype(np.float32)
-    np.testing.assert_array_equal(float_codes.from_e4m3(NUMBERS), expected)
+    expected = ALL.view(ml_dtypes.float8_e4m3fn).astype(np.float32)
+    values = float_codes.from_e4m3(ALL)
+    np.testing.assert_array_equal(values, expected)
+    np.testing.assert_array_equal(np.signbit(values), np.signbit(expected))
+    assert list(ALL[np.isnan(values)]) == [0x7F, 0xFF]
 
 
 def test_e4m3_rounds_as_ml_dtypes_does_and_saturates() -> None:

@@ -1,7 +1,6 @@
-"""Decoding the unquantized and FP8 number formats to float32.
+"""Decoding F32, F16 and BF16, which safetensors and GGUF share, and what DeepSeek's FP8 needs
+beside its values (precision.float_codes): NaN codes are found, scales of tiles spread.
 
-F32, F16 and BF16 are shared by safetensors and GGUF.  FP8 E4M3 ("e4m3fn": no infinities, NaN only
-at 0x7F and 0xFF, largest value 448) follows the OCP 8-bit floating point specification 1.0.
 All conversions are exact: every value of these formats is a float32.
 """
 
@@ -9,23 +8,6 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-
-
-def _e4m3_values() -> NDArray[np.float32]:
-    """The 256 values of E4M3: sign, 4 exponent bits (bias 7), 3 mantissa bits."""
-    codes = np.arange(256)
-    sign = np.where(codes & 0x80, -1.0, 1.0)
-    exponent = (codes >> 3) & 0xF
-    mantissa = codes & 0x7
-    normal = (1.0 + mantissa / 8.0) * np.exp2(exponent - 7.0)
-    subnormal = mantissa / 8.0 * np.exp2(-6.0)
-    values = sign * np.where(exponent == 0, subnormal, normal)
-    values[(codes & 0x7F) == 0x7F] = np.nan
-    return np.asarray(values, dtype=np.float32)
-
-
-E4M3_VALUES = _e4m3_values()
-E4M3_VALUES.setflags(write=False)
 
 
 def decode_f32(raw: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -43,11 +25,6 @@ def decode_bf16(raw: NDArray[np.uint8]) -> NDArray[np.float32]:
     wide = raw.view("<u2").astype(np.uint32)
     wide <<= 16
     return wide.view(np.float32)
-
-
-def decode_e4m3(codes: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """E4M3 codes to float32 before scaling; NaN codes give NaN (see `has_e4m3_nan`)."""
-    return E4M3_VALUES[codes]
 
 
 def has_e4m3_nan(codes: NDArray[np.uint8]) -> bool:

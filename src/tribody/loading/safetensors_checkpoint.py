@@ -22,7 +22,6 @@ from tribody.loading import config_json
 from tribody.loading.fingerprint import fingerprint
 from tribody.loading.plain_types import (
     decode_bf16,
-    decode_e4m3,
     decode_f16,
     decode_f32,
     has_e4m3_nan,
@@ -31,6 +30,7 @@ from tribody.loading.plain_types import (
 from tribody.loading.row_range import checked_rows
 from tribody.loading.safetensors_file import SafetensorsFile, TensorEntry
 from tribody.loading.stored_codes import Codes, all_finite, codes_of, fp8_codes
+from tribody.precision.float_codes import from_e4m3
 
 _LOG = logging.getLogger(__name__)
 _SCALE_SUFFIX = "_scale_inv"
@@ -189,7 +189,7 @@ class SafetensorsCheckpoint:
     def _read_fp8(
         self, stored: _Stored, codes: NDArray[np.uint8], rows: slice
     ) -> NDArray[np.float32]:
-        values = decode_e4m3(codes)
+        values = from_e4m3(codes)
         if rows.start < rows.stop:
             scale_tiles(values, self._read_scales(stored, codes, rows), self._tile, rows.start)
         return values

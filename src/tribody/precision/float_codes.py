@@ -26,6 +26,19 @@ E2M1_LARGEST_EXPONENT = 2  # of 6 = 1.5 * 2^2
 UE8M0_NAN = 255
 UE8M0_BIAS = 127
 
+
+def _e4m3_values() -> F32:
+    """The 256 values: sign, 4 exponent bits (bias 7), 3 mantissa bits."""
+    codes = np.arange(256)
+    exponents, mantissas = (codes >> 3) & 15, codes & 7
+    normal = np.ldexp(8.0 + mantissas, exponents - 10)
+    values = np.where(exponents == 0, np.ldexp(mantissas, -9), normal)
+    values[(codes & 0x7F) == 0x7F] = np.nan
+    signed: F32 = np.where(codes & 0x80, -values, values).astype(np.float32)
+    return signed
+
+
+E4M3_VALUES = _e4m3_values()
 E4M3_LARGEST = np.float32(448)
 E4M3_LARGEST_CODE = 0x7E
 
@@ -82,13 +95,8 @@ def dequantize_fp4g32(codes: U8, scales: U8, columns: int) -> F32:
 
 
 def from_e4m3(codes: U8) -> F32:
-    """E4M3 codes -> float32, exactly; 0x7F and 0xFF give 480: callers refuse them before.
-
-    Shifted to the place of a float16's exponent and mantissa a code is 2^-8 of its value, that of
-    subnormals included.
-    """
-    halves = (codes.view(np.int8).astype(np.int16) << 7) & np.int16(-0x4001)  # 0xBFFF
-    return halves.view(np.float16).astype(np.float32) * np.float32(256)
+    """E4M3 codes -> float32, exactly; 0x7F and 0xFF are NaN."""
+    return E4M3_VALUES[codes]
 
 
 def to_e4m3(values: F32) -> U8:
