@@ -18,7 +18,7 @@ from tribody.core.tokenizer_source import TokenizerSource
 from tribody.loading import packed_cache
 from tribody.loading.packed_cache import PackedSlot, key_of
 from tribody.loading.packed_checkpoint import PackedCheckpoint
-from tribody.loading.packed_file import PackedItem
+from tribody.precision.packed_item import PackedItem
 
 SOURCE = SimpleNamespace(
     name="a model/of mine",

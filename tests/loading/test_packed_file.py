@@ -10,7 +10,9 @@ import pytest
 from safetensors import safe_open
 
 from tribody.core.errors import BadModel
-from tribody.loading.packed_file import ALIGNMENT, VECTOR, PackedFile, PackedItem, write_packed
+from tribody.loading.packed_file import PackedFile, write_packed
+from tribody.precision.formats import ALIGNMENT
+from tribody.precision.packed_item import VECTOR, PackedItem
 
 
 def items() -> list[PackedItem]:

@@ -27,7 +27,8 @@ from pathlib import Path
 from tribody.core.errors import BadModel
 from tribody.loading.checkpoint_face import Checkpoint
 from tribody.loading.packed_checkpoint import SUFFIX, VERSION, PackedCheckpoint, write_checkpoint
-from tribody.loading.packed_file import Item, Progress
+from tribody.loading.packed_file import Progress
+from tribody.precision.packed_item import PackedItem
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +72,7 @@ class PackedSlot:
         return found
 
     def write(
-        self, source: Checkpoint, weights: Iterable[Item], progress: Progress | None = None
+        self, source: Checkpoint, weights: Iterable[PackedItem], progress: Progress | None = None
     ) -> bool:
         """Keep these weights; False, with the reason in the log, when that is not possible.
 

@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from tribody.core.errors import BadModel
 from tribody.core.tokenizer_source import TokenizerSource
 from tribody.loading.checkpoint_face import Checkpoint
-from tribody.loading.packed_file import Item, PackedFile, PackedItem, Progress, write_packed
+from tribody.loading.packed_file import PackedFile, Progress, write_packed
 from tribody.loading.stored_codes import Codes
+from tribody.precision.packed_item import PackedItem
 
 SUFFIX = ".tribody"
 VERSION = "1"  # of the layout of all formats: a file of another one is refused, a cache made anew
@@ -112,7 +113,7 @@ class PackedCheckpoint:
 def write_checkpoint(
     path: Path,
     source: Checkpoint,
-    weights: Iterable[Item],
+    weights: Iterable[PackedItem],
     manifest: dict[str, object],
     *,
     cache_key: str | None = None,

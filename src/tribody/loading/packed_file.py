@@ -16,37 +16,23 @@ import os
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tribody.core.errors import BadModel
 from tribody.loading.open_file import OpenFile
 from tribody.loading.safetensors_file import SafetensorsFile
-
-ALIGNMENT = 64  # bytes: a cache line, and the widest vector load
-VECTOR = "vector"
+from tribody.precision.formats import ALIGNMENT
+from tribody.precision.packed_item import PackedItem
+from tribody.precision.quantize import U8
 
 CHECK_THREADS = 8
 CHECKED_AT_ONCE_BYTES = 4 << 20
 # zlib's CRC-32 takes 0.25 ms a megabyte (2-core Xeon): one thread is enough for a small model, and
 # eight read as fast as any disk.  Four MiB stay in the second-level cache between read and check.
 
-U8 = NDArray[np.uint8]
 Progress = Callable[[int, int], None]  # bytes done, bytes in all
-
-
-@dataclass(frozen=True, slots=True)
-class PackedItem:
-    """`form` is a weight format or VECTOR; `data` (n,) are its bytes, without padding."""
-
-    key: str
-    form: str
-    shape: tuple[int, ...]
-    data: U8
 
 
 def _padded(count: int) -> int:
@@ -57,22 +43,9 @@ def _checksum(data: U8) -> int:
     return zlib.crc32(bytes(_padded(len(data)) - len(data)), zlib.crc32(data.data))
 
 
-class Item(Protocol):
-    """What can be written: a `PackedItem`, or whatever has its fields."""
-
-    @property
-    def key(self) -> str: ...
-    @property
-    def form(self) -> str: ...
-    @property
-    def shape(self) -> tuple[int, ...]: ...
-    @property
-    def data(self) -> U8: ...
-
-
 def write_packed(
     path: Path,
-    items: Iterable[Item],
+    items: Iterable[PackedItem],
     metadata: Mapping[str, str],
     progress: Progress | None = None,
 ) -> None:

@@ -2,32 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from tribody.models.weights import Weights
-from tribody.ops.table import U8
+from tribody.precision.packed_item import VECTOR, PackedItem
 
 
-@dataclass(frozen=True, slots=True)
-class Item:
-    """See `models.weights.PackedItem`, with its name."""
-
-    key: str
-    form: str
-    shape: tuple[int, ...]
-    data: U8
-
-
-def packed_items(weights: Weights) -> list[Item]:
+def packed_items(weights: Weights) -> list[PackedItem]:
     """Everything that `PackedReader` will ask for.  Nothing is copied."""
     vectors = [
-        Item(name, "vector", (vector.size,), vector.reshape(-1).view(np.uint8))
+        PackedItem(name, VECTOR, (vector.size,), vector.reshape(-1).view(np.uint8))
         for name, vector in weights.vectors.items()
     ]
     matrices = [
-        Item(name, matrix.format, matrix.shape, matrix.buffer)
+        PackedItem(name, matrix.format, matrix.shape, matrix.buffer)
         for name, matrix in weights.matrices.items()
     ]
     return vectors + matrices

@@ -21,6 +21,7 @@ from tribody.core.errors import BadModel
 from tribody.ops.table import F32, U8, Matrix, Ops
 from tribody.precision.codes import Parts
 from tribody.precision.formats import matrix_bytes
+from tribody.precision.packed_item import VECTOR, PackedItem
 
 logger = logging.getLogger(__name__)
 
@@ -46,19 +47,6 @@ class TensorSource(Protocol):
     def read(self, name: str, rows: slice | None = None) -> F32: ...
     def codes(self, name: str) -> tuple[WeightFormat, Parts] | None:
         """A matrix in the numbers it is stored in; None where only float32 holds them."""
-        ...
-
-
-class PackedItem(Protocol):
-    """Packed bytes: `form` is a weight format, or "vector" for float32 numbers."""
-
-    @property
-    def form(self) -> str: ...
-    @property
-    def shape(self) -> tuple[int, ...]: ...
-    @property
-    def data(self) -> U8:
-        """At least the bytes that form and shape take."""
         ...
 
 
@@ -317,7 +305,7 @@ class PackedReader:
     def vector(self, *names: str) -> F32:
         name = matrix_name(names)
         item = self._item(name, (sum(math.prod(self.shapes[n]) for n in names),))
-        if item.form != "vector":
+        if item.form != VECTOR:
             raise BadModel(f"{name} is packed as {item.form}; a vector is expected")
         vector = _bytes_of(name, item, 4 * item.shape[0]).view(np.float32)
         self.weights.vectors[name] = vector
