@@ -14,6 +14,7 @@ from tribody.core.errors import BadModel
 from tribody.core.request import Event, Request, SamplingParams
 from tribody.engine.build import BuiltEngine, build
 from tribody.loading import bundled
+from tribody.loading.packed_file import PackedFile, Progress
 from tribody.loading.safetensors_checkpoint import SafetensorsCheckpoint
 from tribody.models.weights import Weights
 
@@ -70,6 +71,26 @@ def test_mini_r1_and_its_drafter_start_from_what_was_kept(
     assert answer(plain) == answer(first) == answer(second)
     assert plain.info.fingerprint == first.info.fingerprint == second.info.fingerprint
     assert plain.info.precision == second.info.precision
+
+
+def test_what_a_start_has_written_is_read_by_the_next_ones_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = write_model_folder(tmp_path / "model", "llama")
+    checked: list[Path] = []
+    verify = PackedFile.verify
+
+    def counted(file: PackedFile, progress: Progress | None = None) -> None:
+        checked.append(file.path)
+        verify(file, progress)
+
+    monkeypatch.setattr(PackedFile, "verify", counted)
+    first = build(config(model, tmp_path / "packed"))
+    (path,) = (tmp_path / "packed").glob("*.tribody")
+    assert checked == []
+    second = build(config(model, tmp_path / "packed"))
+    assert checked == [path]
+    assert same(weights(first), weights(second))
 
 
 def test_formats_and_drafters_are_kept_apart(tmp_path: Path) -> None:

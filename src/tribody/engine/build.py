@@ -190,15 +190,19 @@ def _load(
     if model is None:
         model = load(checkpoint)
         if slot.write(checkpoint, packed_items(model.weights), progress):
-            model = _mapped(slot, load, progress) or model
+            model = _mapped(slot, load, progress, just_written=True) or model
             give_back_memory()  # before the KV memory is sized by what is free
     return model
 
 
 def _mapped(
-    slot: PackedSlot, load: Callable[[Checkpoint], Model], progress: Progress | None
+    slot: PackedSlot,
+    load: Callable[[Checkpoint], Model],
+    progress: Progress | None,
+    *,
+    just_written: bool = False,
 ) -> Model | None:
-    packed = slot.open(progress)
+    packed = slot.open(progress, just_written=just_written)
     try:
         return None if packed is None else load(packed)
     except BadModel as problem:

@@ -54,8 +54,14 @@ class PackedSlot:
         stem = re.sub(r"[^A-Za-z0-9._-]+", "-", self.name).strip(".-")[:80]
         return self.folder / f"{stem}-{hashlib.sha256(self.key.encode()).hexdigest()[:16]}{SUFFIX}"
 
-    def open(self, progress: Progress | None = None) -> PackedCheckpoint | None:
-        """What an earlier start has left, every byte checked; None when there is nothing usable."""
+    def open(
+        self, progress: Progress | None = None, *, just_written: bool = False
+    ) -> PackedCheckpoint | None:
+        """What an earlier start has left, every byte checked; None when there is nothing usable.
+
+        `just_written`: `write` has returned True in this process.  The system then holds the very
+        bytes and has reported no error in passing them to the disk, so they are not read again.
+        """
         path = self.path
         try:
             if not path.exists():
@@ -63,7 +69,8 @@ class PackedSlot:
             found = PackedCheckpoint(path)
             if found.cache_key != self.key:
                 raise BadModel(f"{path}: was made of something else")
-            found.verify(progress)
+            if not just_written:
+                found.verify(progress)
         except (BadModel, OSError) as problem:  # OSError: no permission, or no maps on this disk
             logger.warning("event=packed_refused reason=%s", problem)
             return None
