@@ -14,8 +14,11 @@ import msgspec
 
 from tribody.core.errors import BadRequest
 from tribody.core.request import SamplingParams
+from tribody.core.sampling_ranges import LOGIT_BIAS_RANGE
 from tribody.server import limits
 from tribody.server.types import SamplingFields
+
+_DEFAULTS = SamplingParams(max_tokens=1)
 
 
 def unknown_fields(body: bytes, known: Collection[str]) -> list[str]:
@@ -64,7 +67,7 @@ def logit_bias(given: dict[str, float] | None, vocab_size: int) -> dict[int, flo
                 f"logit_bias names {key[:32]!r}, which is not a token id below {vocab_size}.",
                 param="logit_bias",
             )
-        limits.check_bounds("logit_bias", value, limits.LOGIT_BIAS_VALUE)
+        limits.check_bounds("logit_bias", value, LOGIT_BIAS_RANGE)
         biases[int(key)] = value
     return biases
 
@@ -156,6 +159,5 @@ def sampling_params(
 
 def _number(fields: SamplingFields, name: str) -> float:
     value: float | None = getattr(fields, name)
-    default = limits.NUMBERS[name].default
-    assert default is not None, name
+    default: float = getattr(_DEFAULTS, name)
     return default if value is None else value
