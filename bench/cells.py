@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from typing import Literal
 
@@ -77,6 +77,9 @@ class Engine:
         return f"{self.program} {self.weights} {self.variant}".rstrip()
 
 
+LIMIT = ", all on "  # between a pairing's name and the instruction set that its engines share
+
+
 @dataclass(frozen=True, slots=True)
 class Pairing:
     """Our format beside the peers' formats of the same size, in the cells that say most of it."""
@@ -97,6 +100,11 @@ class Pairing:
             *(Engine("transformers", w) for w in self.transformers),
             *(Engine(ITSELF, w) for w in self.itself),
         )
+
+    def limited_to(self, isa: str) -> Pairing:
+        """The same where no engine uses more than these instructions: a name, and tables, of its
+        own.  transformers has no build for them."""
+        return replace(self, name=f"{self.name}{LIMIT}{isa}", transformers=())
 
 
 LLAMA_VARIANTS = {"flash": True, "no flash": False}

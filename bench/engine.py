@@ -67,7 +67,10 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     add("--report-only", action="store_true", help="draw the report of --out, or of the newest run")
     add("--json", nargs="?", const="-", help="append the rows to FILE, or print them")
     add("--update-readme", action="store_true", help="renew the tables in README")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if options.isa and not (options.llama_python or options.no_peers or options.profile):
+        parser.error("--isa limits tribody alone: name a llama.cpp for it too (--llama-python)")
+    return options
 
 
 def config_of(path: Path) -> ModelConfig:
@@ -76,9 +79,14 @@ def config_of(path: Path) -> ModelConfig:
 
 
 def pairings(options: argparse.Namespace) -> list[Pairing]:
-    """Those that were asked for; the 4-bit one only when tribody's side of it is named."""
+    """Those that were asked for; the 4-bit one only when tribody's side of it is named.
+
+    With --isa and peers, llama.cpp is one that was built for it, and the tables stand apart.
+    """
     chosen = [pairing for pairing in PAIRINGS if pairing.name in options.pairing]
     named = [p if p.ours else replace(p, ours=options.four_bit) for p in chosen]
+    if options.isa and not options.no_peers:
+        named = [pairing.limited_to(options.isa) for pairing in named]
     return [pairing for pairing in named if pairing.ours]
 
 
@@ -173,9 +181,9 @@ def main(arguments: Sequence[str]) -> int:
     options = parse(arguments)
     progress = Progress()
     try:
+        if options.isa:  # of the machine's own rates too; tribody runs in a process of its own
+            _native.set_isa(options.isa)
         if options.profile:
-            if options.isa:
-                _native.set_isa(options.isa)
             for files in models(options, progress):
                 profile(options, files)
             return 0

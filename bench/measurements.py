@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from cells import CELLS, PAIRINGS, Engine
+from cells import CELLS, LIMIT, PAIRINGS, Engine
 from records import Record, of_kind
 
 OURS = "tribody"
@@ -161,7 +161,7 @@ def _order(place: tuple[str, str, str], records: Sequence[Record]) -> tuple[int,
     models = list(dict.fromkeys(str(r["model"]) for r in of_kind(records, "cell")))
     pairings = [p.name for p in PAIRINGS]
     cells = [c.name for c in CELLS]
-    return models.index(model), pairings.index(pairing), cells.index(cell)
+    return models.index(model), pairings.index(pairing.partition(LIMIT)[0]), cells.index(cell)
 
 
 def _number(record: Record, key: str) -> float:

@@ -23,6 +23,13 @@ def test_llama_runs_every_format_on_both_attention_paths() -> None:
     ]
 
 
+def test_a_limited_pairing_is_another_one_without_transformers() -> None:
+    pairing = PAIRINGS[0].limited_to("avx2")
+    assert pairing.name == "8-bit, all on avx2"
+    assert [engine.program for engine in pairing.engines] == ["tribody", "llama.cpp", "llama.cpp"]
+    assert pairing.cells == PAIRINGS[0].cells
+
+
 @pytest.mark.parametrize(
     ("patterns", "wanted"),
     [

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from cells import PAIRINGS
 from measurements import quantile, rows_of, serve_rows_of
 from records import FILE, RecordFile, read_records
 
@@ -39,6 +40,15 @@ def test_quantile() -> None:
     assert quantile([1, 2], 0.5) == 1.5
     assert quantile([1, 2, 3], 1.0) == 3
     assert quantile([5], 0.99) == 5
+
+
+def test_a_pairing_limited_to_an_instruction_set_has_rows_of_its_own() -> None:
+    limited = {"pairing": PAIRINGS[0].limited_to("avx2").name}
+    both = run(sample("tribody", 1, 100), sample("llama.cpp", 1, 50))
+    both += [r | limited for r in run(sample("tribody", 1, 30), sample("llama.cpp", 1, 20))]
+    rows = rows_of(both)
+    assert [row.pairing for row in rows] == ["8-bit", "8-bit, all on avx2"]
+    assert [row.ratio for row in rows] == pytest.approx([2.0, 1.5])
 
 
 def test_the_warm_up_does_not_count_and_the_better_peer_does() -> None:
