@@ -13,18 +13,13 @@ from tribody.core.errors import BadRequest
 from tribody.core.principal import Principal
 from tribody.core.request import TokenLogprob
 from tribody.server import limits, thinking, validation
+from tribody.server.endpoint import respond
 from tribody.server.generation import Generation, Prompt
 from tribody.server.logprobs import entries
 from tribody.server.models_table import ServedModel, ServedName
 from tribody.server.rendering import ChoiceRenderer, Piece
-from tribody.server.service import (
-    Service,
-    decode,
-    engine_request,
-    ignored_header,
-    read_body,
-)
-from tribody.server.stream import DONE, KEEP_ALIVE, EventStream, frame, while_connected
+from tribody.server.service import Service, decode, engine_request
+from tribody.server.stream import DONE, KEEP_ALIVE, frame
 from tribody.server.types import (
     UNSET,
     AssistantMessage,
@@ -64,15 +59,7 @@ class ChatWork:
 
 async def chat_completions(http: HttpRequest) -> Response:
     """The endpoint."""
-    service: Service = http.app.state.service
-    started = service.clock.now()
-    body = await read_body(http)
-    work = await service.off_loop(prepare, service, body, http.state.principal)
-    headers = ignored_header(work.ignored)
-    if work.fields.stream:
-        return EventStream(_stream(service, work, started), headers)
-    whole = await while_connected(http.receive, answer(service, work, started))
-    return Response(msgspec.json.encode(whole), headers=headers, media_type="application/json")
+    return await respond(http, prepare, answer, _stream)
 
 
 def generation_for(service: Service, work: ChatWork, started: float) -> Generation:
