@@ -133,7 +133,7 @@ def test_a_checkpoint_that_carries_our_text_needs_no_process(
         raise AssertionError("a process was started")
 
     monkeypatch.setattr("tribody.text.chat_template.TemplateProcess", no_process)
-    source = TokenizerSource(tokenizer_config={"chat_template": BUILT_IN[name], **CONSTANTS})
+    source = TokenizerSource(chat_template=BUILT_IN[name], tokenizer_config={**CONSTANTS})
     template = chat_template_for(source, "deepseek_v3")
     assert template is not None
     assert template.prompt(THOUGHT) == built_in(name).prompt(THOUGHT)

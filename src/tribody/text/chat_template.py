@@ -104,7 +104,7 @@ def chat_template_for(source: TokenizerSource, model_type: str) -> ChatTemplate 
     Raises: BadModel if the model's template cannot be compiled.
     """
     constants = special_token_strings(source)
-    own = _own_source(source)
+    own = source.chat_template
     if own is not None and own in deepseek_templates.ALL:
         # Our own text, which needs no process to guard against it.
         return ChatTemplate(TemplateEngine(own), constants)
@@ -122,24 +122,6 @@ def chat_template_for(source: TokenizerSource, model_type: str) -> ChatTemplate 
     return ChatTemplate(
         TemplateEngine(built_in), {**deepseek_templates.constants(model_type), **constants}
     )
-
-
-def _own_source(source: TokenizerSource) -> str | None:
-    """The template text in the model's files.
-
-    tokenizer_config.json may hold one text or a list of named ones; "default" is the one for chat.
-    """
-    if source.chat_template is not None:
-        return source.chat_template
-    value = source.tokenizer_config.get("chat_template")
-    if isinstance(value, str):
-        return value
-    if isinstance(value, list):
-        named = {item.get("name"): item.get("template") for item in value if isinstance(item, dict)}
-        default = named.get("default")
-        if isinstance(default, str):
-            return default
-    return None
 
 
 def _knows_think(source: TokenizerSource) -> bool:
