@@ -7,6 +7,7 @@
 //                              .minimum_of(tile, next): 1/128 of what each weight is less, to be
 //                              multiplied by A8Scale.start; see kHasMinimum
 //
+//   F::kOffset                 what the unsigned bytes are more than the signed codes
 //   F::kUnpacks                whether a panel that meets many rows is better unpacked before
 //
 // Offsets are powers of two, so that A8Scale.start, -128 * sum(x), gives each by a shift.
@@ -94,6 +95,7 @@ struct W8 {
   using Scales = HalfScales<P>;
   static constexpr WeightFormat kFormat = WeightFormat::w8g32;
   static constexpr int kLargest = 255;
+  static constexpr int kOffset = 128;
   static constexpr bool kHasMinimum = false;
   static constexpr bool kUnpacks = TRIBODY_AVX512;
 
@@ -113,6 +115,7 @@ struct W6 {
   using Scales = HalfScales<P>;
   static constexpr WeightFormat kFormat = WeightFormat::w6g32;
   static constexpr int kLargest = 63;
+  static constexpr int kOffset = 32;
   static constexpr bool kHasMinimum = false;
   static constexpr bool kUnpacks = true;
 
@@ -133,6 +136,7 @@ struct W5 {
   using Scales = ByteScales<P>;
   static constexpr WeightFormat kFormat = WeightFormat::w5m32;
   static constexpr int kLargest = 31;
+  static constexpr int kOffset = 0;
   static constexpr bool kHasMinimum = true;
   static constexpr bool kUnpacks = true;
 
@@ -153,6 +157,7 @@ struct W4 {
   using Scales = ByteScales<P>;
   static constexpr WeightFormat kFormat = WeightFormat::w4m32;
   static constexpr int kLargest = 15;
+  static constexpr int kOffset = 0;
   static constexpr bool kHasMinimum = true;
   static constexpr bool kUnpacks = true;
 
@@ -176,6 +181,7 @@ struct Fp4 {
   using Scales = PowerScales<P>;
   static constexpr WeightFormat kFormat = WeightFormat::fp4g32;
   static constexpr int kLargest = 28;
+  static constexpr int kOffset = 16;
   static constexpr bool kHasMinimum = false;
   static constexpr bool kUnpacks = true;
 

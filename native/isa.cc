@@ -6,10 +6,27 @@
 #if defined(__aarch64__) && defined(__linux__)
 #include <asm/hwcap.h>
 #include <sys/auxv.h>
+#elif defined(__linux__) && defined(__x86_64__)
+#include <sys/syscall.h>
+#include <unistd.h>
 #endif
 
 namespace tribody {
 namespace {
+
+#if defined(__x86_64__) || defined(_M_X64)
+// Linux lets a process use tiles, whose 8 KB of state each thread then carries, once it has asked
+// (ARCH_REQ_XCOMP_PERM for XFEATURE_XTILEDATA, Documentation/arch/x86/xstate.rst).  The answer
+// holds for all threads of the process, those to come included.
+bool tiles_allowed() {
+#if defined(__linux__)
+  static const bool allowed = syscall(SYS_arch_prctl, 0x1023, 18) == 0;
+  return allowed;
+#else
+  return false;
+#endif
+}
+#endif
 
 // Each level asks for every feature that its files are compiled with (CMakeLists.txt).
 bool detect(Isa isa) {
@@ -21,6 +38,9 @@ bool detect(Isa isa) {
     case Isa::portable: return true;
     case Isa::avx2: return avx2;
     case Isa::avxvnni: return avx2 && __builtin_cpu_supports("avxvnni");
+    case Isa::amx:
+      return detect(Isa::avx512vnni) && __builtin_cpu_supports("amx-tile") &&
+             __builtin_cpu_supports("amx-int8") && tiles_allowed();
     case Isa::avx512vnni:
       return avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
              __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&

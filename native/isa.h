@@ -9,6 +9,8 @@
 //     TRIBODY_DISPATCH(rms_norm(call));
 //
 // Inside a kernel file, kernels of the same instruction set are called by their plain names.
+// amx is avx512vnni with the products of many rows on tiles (linear_amx.h), the same files and
+// functions: they ask current_isa().
 // Kernel files include no C++ standard header that defines inline functions which could be emitted
 // out of line: the linker would keep one copy for all, perhaps the one for the newest machine.
 #pragma once
@@ -18,10 +20,10 @@ namespace tribody {
 // From the slowest to the fastest of each architecture; names are those that Python sees.
 // neon is Armv8.0 (Phytium FTC66x, Cortex-A72), neondot adds the dot products of Armv8.2 (Kunpeng
 // 920, Graviton 2 and later).
-enum class Isa : int { portable, avx2, avxvnni, avx512vnni, neon, neondot };
-inline constexpr int kNumIsas = 6;
+enum class Isa : int { portable, avx2, avxvnni, avx512vnni, amx, neon, neondot };
+inline constexpr int kNumIsas = 7;
 inline constexpr const char* kIsaNames[kNumIsas] = {"portable",   "avx2", "avxvnni",
-                                                    "avx512vnni", "neon", "neondot"};
+                                                    "avx512vnni", "amx",  "neon", "neondot"};
 
 // Whether this build holds it and this machine has it.
 bool isa_available(Isa isa);
@@ -40,6 +42,7 @@ void set_isa(Isa isa);
 #define TRIBODY_DISPATCH(CALL)                                                       \
   do {                                                                               \
     switch (::tribody::current_isa()) {                                              \
+      case ::tribody::Isa::amx:                                                      \
       case ::tribody::Isa::avx512vnni: ::tribody::avx512vnni::CALL; break;           \
       case ::tribody::Isa::avxvnni: ::tribody::avxvnni::CALL; break;                 \
       case ::tribody::Isa::avx2: ::tribody::avx2::CALL; break;                       \

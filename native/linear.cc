@@ -37,8 +37,8 @@ Activations activations_for(const Rows& x, const MatrixView& w, Scratch codes, S
   to.stride = x.stride;
   if (takes_a8(w.format)) {
     to.groups = num_groups(w.columns);
-    to.height = x.count > 1 ? kRowTile : 1;
-    const int64_t places = divide_up(x.count, to.height) * to.height * to.groups;
+    to.height = tile_height(x.count);
+    const int64_t places = tiled_rows(x.count) * to.groups;
     to.codes = scratch<int8_t>(codes, places * kGroup);
     to.scales = scratch<A8Scale>(scales, places);
   }

@@ -24,7 +24,8 @@ struct Rows {
 //
 // A row tile holds `height` rows, interleaved by group, so that one pointer walks all of them:
 // code of (row, group, i) at ((row / height * groups + group) * height + row % height) * 32 + i,
-// scale at the same place without the 32.  height is 1 for a single row, else kRowTile.
+// scale at the same place without the 32.  height is tile_height(count); rows that only fill the
+// last tile up hold anything and reach no output.
 struct Activations {
   int64_t count = 0;
   int64_t columns = 0;
@@ -38,6 +39,17 @@ struct Activations {
 };
 
 inline constexpr int64_t kRowTile = 8;  // eight int32 accumulators leave half of AVX2's registers
+inline constexpr int64_t kTallTile = 16;  // the rows of an AMX tile
+
+inline constexpr int64_t tile_height(int64_t count) {
+  return count <= 1 ? 1 : count <= kRowTile ? kRowTile : kTallTile;
+}
+
+// Rows that the tiles of `count` rows hold.
+inline constexpr int64_t tiled_rows(int64_t count) {
+  const int64_t height = tile_height(count);
+  return (count + height - 1) / height * height;
+}
 
 // Where the product goes: data[row * stride + n].  bias (N), then the residual row are added when
 // they are not null; residual may be data.
@@ -78,7 +90,7 @@ inline constexpr int64_t num_groups(int64_t columns) { return (columns + kGroup 
 //   quantize_groups: the same for groups [first_group, end_group) of one row, `values` being where
 //     the first of these groups starts.
 //   multiply: a span of the product with one expert's matrix.  With A8 span.first_row must be a
-//     multiple of kRowTile.  multiply_int and multiply_float are its two halves.
+//     multiple of kTallTile.  multiply_int and multiply_float are its two halves.
 //   units_per_chunk: how many pieces of work of unit_macs each make one chunk of a parallel_for.
 #define TRIBODY_LINEAR_KERNELS                                                                    \
   void linear(const LinearCall& call);                                                            \

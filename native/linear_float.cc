@@ -19,14 +19,6 @@ TRIBODY_INLINE F32x16 load_weights(const uint8_t* p) {
   return F32x16::load_half(bits);
 }
 
-TRIBODY_INLINE void store_sixteen(F32x16 sums, const Output& out, int64_t row, int64_t n,
-                                  int64_t valid) {
-  float lanes[16];
-  sums.store(lanes);
-  store_eight(F32x8::load(lanes), out, row, n, valid);
-  store_eight(F32x8::load(lanes + 8), out, row, n + 8, valid - 8);
-}
-
 // Bytes of one column of a panel.
 constexpr int64_t column_bytes(WeightFormat format) {
   return format == WeightFormat::fp8b ? kPanelRowsFloat : layout_of(format).tile_bytes;

@@ -16,9 +16,9 @@
 // |w| <= 127 is the unsigned side: 2 * 127 * 127 < 2^15.  tests/ops/test_saturation.py holds every
 // format to an int64 oracle at these bounds.
 //
-// NEON's sums are in int_sums_neon.h.
-#include "int_formats.h"
-#include "linear_tile.h"
+// NEON's sums are in int_sums_neon.h.  More than eight rows go by sixteen through AMX's tiles where
+// the level has them (linear_amx.h).
+#include "linear_amx.h"
 
 #if TRIBODY_NEON
 #include "int_sums_neon.h"
@@ -26,72 +26,6 @@
 
 namespace tribody::TRIBODY_ISA {
 namespace {
-
-// ---- where the numbers of a panel come from -------------------------------------------------------
-
-// One panel, or two neighbouring ones, as they lie in memory: unpacked wherever they are used.
-template <class F, class P>
-struct Packed {
-  using Format = F;
-  using Width = P;
-  using Tile = typename F::Tile;
-
-  Packed(const uint8_t* panel, int64_t to_next)
-      : tiles(reinterpret_cast<const Tile*>(panel + layout_of(F::kFormat).header_bytes)),
-        next(to_next),
-        ahead(panel + P::kPanels * to_next),
-        weigh(panel, to_next) {}
-
-  TRIBODY_INLINE typename P::Bytes step(int64_t g, int s) const {
-    return F::template step<P>(tiles + g, next, s);
-  }
-  TRIBODY_INLINE typename P::Float scale(int64_t g) const { return weigh.of(tiles + g, next); }
-  TRIBODY_INLINE typename P::Float minimum(int64_t g) const {
-    return weigh.minimum_of(tiles + g, next);
-  }
-  // The panels that follow: as many bytes of them as group g takes here.
-  TRIBODY_INLINE void fetch_ahead(int64_t g) const {
-    constexpr int64_t kBytes = P::kPanels * static_cast<int64_t>(sizeof(Tile));
-    fetch<kBytes>(ahead + kBytes * g);
-  }
-
-  const Tile* tiles;
-  int64_t next;  // bytes from one panel to the following
-  const uint8_t* ahead;
-  typename F::template Scales<P> weigh;
-};
-
-template <class P>
-struct UnpackedGroup {
-  typename P::Bytes steps[kSteps];
-  typename P::Float scale, minimum;
-};
-
-// The same, unpacked once for many row tiles, in scratch of this thread.
-template <class F, class P>
-struct Unpacked {
-  using Format = F;
-  using Width = P;
-
-  Unpacked(const Packed<F, P>& panel, int64_t count) {
-    auto* to = scratch<UnpackedGroup<P>>(Scratch::unpacked, count);
-    for (int64_t g = 0; g < count; ++g) {
-      panel.fetch_ahead(g);
-#pragma GCC unroll 8
-      for (int s = 0; s < kSteps; ++s) to[g].steps[s] = panel.step(g, s);
-      to[g].scale = panel.scale(g);
-      to[g].minimum = panel.minimum(g);
-    }
-    groups = to;
-  }
-
-  TRIBODY_INLINE typename P::Bytes step(int64_t g, int s) const { return groups[g].steps[s]; }
-  TRIBODY_INLINE typename P::Float scale(int64_t g) const { return groups[g].scale; }
-  TRIBODY_INLINE typename P::Float minimum(int64_t g) const { return groups[g].minimum; }
-  TRIBODY_INLINE void fetch_ahead(int64_t) const {}
-
-  const UnpackedGroup<P>* groups;
-};
 
 // ---- sums of one group ----------------------------------------------------------------------------
 
@@ -218,24 +152,17 @@ class Sums<Packed<W8, P>, M> {
 
 // ---- tiles ----------------------------------------------------------------------------------------
 
-// Rows of W that meet activations: 8 for each panel, from column n of out.
-struct PanelTask {
-  const Activations& x;
-  const Output& out;
-  int64_t n;
-  int64_t num_rows;  // of W: outputs from here on do not exist
-};
-
-// M rows of activations in row tiles of H.  The first row tile of a panel fetches the panels that
+// M rows of activations in row tiles of `height`.  The first rows of a panel fetch the panels that
 // follow.
-template <class Source, int M, int H>
-TRIBODY_INLINE void int_tile(const Source& source, const PanelTask& task, int64_t row,
-                             bool is_first) {
+template <class Source, int M>
+TRIBODY_INLINE void int_tile(const Source& source, const PanelTask& task, int64_t height,
+                             int64_t row, bool is_first) {
   using P = typename Source::Width;
   using Float = typename P::Float;
   const int64_t groups = task.x.groups;
-  const int8_t* codes = task.x.codes + row / H * groups * (H * kGroup);
-  const A8Scale* scales = task.x.scales + row / H * groups * H;
+  const int64_t place = row / height * groups * height + row % height;
+  const int8_t* codes = task.x.codes + place * kGroup;
+  const A8Scale* scales = task.x.scales + place;
   Float results[M];
   for (int m = 0; m < M; ++m) results[m] = Float::zero();
   for (int64_t g = 0; g < groups; ++g) {
@@ -252,8 +179,8 @@ TRIBODY_INLINE void int_tile(const Source& source, const PanelTask& task, int64_
         results[m] = fma(sum, weight_scale * x_scale, results[m]);
       }
     }
-    codes += H * kGroup;
-    scales += H;
+    codes += height * kGroup;
+    scales += height;
   }
   const Output out = task.out;  // a copy, which no store can be thought to change
   for (int p = 0; p < P::kPanels; ++p) {
@@ -267,7 +194,7 @@ template <class Source, int M>
 __attribute__((noinline)) void row_tile(const Source& given, const PanelTask& task, int64_t row,
                                         bool is_first) {
   const Source source = given;
-  int_tile<Source, M, kRowTile>(source, task, row, is_first);
+  int_tile<Source, M>(source, task, task.x.height, row, is_first);
 }
 
 template <class Source>
@@ -289,13 +216,20 @@ template <class F, class P>
 TRIBODY_INLINE void int_panels(const uint8_t* panel, int64_t next, const PanelTask& task,
                                const Span& span) {
   const Packed<F, P> packed(panel, next);
-  if (task.x.height == 1) return int_tile<Packed<F, P>, 1, 1>(packed, task, 0, true);
+  if (task.x.height == 1) return int_tile<Packed<F, P>, 1>(packed, task, 1, 0, true);
   int64_t row = span.first_row;
+#if TRIBODY_AVX512
+  if constexpr (P::kPanels == 2) {
+    if (task.on_tiles && span.end_row - row > kRowTile) {
+      row = tall_tiles<F>(packed, task, row, span.end_row);
+    }
+  }
+#endif
   if constexpr (F::kUnpacks) {
     if (span.end_row - row >= tunables.unpack_rows) {
       const Unpacked<F, P> unpacked(packed, task.x.groups);
       for (; row + kRowTile <= span.end_row; row += kRowTile) {
-        row_tile<Unpacked<F, P>, kRowTile>(unpacked, task, row, false);
+        row_tile<Unpacked<F, P>, kRowTile>(unpacked, task, row, row == span.first_row);
       }
     }
   }
@@ -310,14 +244,21 @@ void multiply_format(const Activations& x, const MatrixView& w, int64_t expert, 
   const int64_t next = w.bytes_per_panel();
   const uint8_t* data = w.panel(expert, span.first_panel);
   int64_t panel = span.first_panel;
-  PanelTask task{x, out, panel * kPanelRowsInt, w.rows};
+  PanelTask task{x, out, panel * kPanelRowsInt, w.rows, false};
   const auto advance = [&](int64_t panels) {
     panel += panels;
     data += panels * next;
     task.n += panels * kPanelRowsInt;
   };
 #if TRIBODY_AVX512
-  for (; panel + 2 <= span.end_panel; advance(2)) int_panels<F, TwoPanels>(data, next, task, span);
+  if (panel + 2 <= span.end_panel) {
+    task.on_tiles = current_isa() == Isa::amx && span.end_row - span.first_row > kRowTile;
+    if (task.on_tiles) shape_tiles();
+    for (; panel + 2 <= span.end_panel; advance(2)) {
+      int_panels<F, TwoPanels>(data, next, task, span);
+    }
+    if (task.on_tiles) release_tiles();
+  }
 #endif
   for (; panel < span.end_panel; advance(1)) int_panels<F, OnePanel>(data, next, task, span);
 }

@@ -24,6 +24,21 @@ TRIBODY_INLINE void store_eight(F32x8 sums, const Output& out, int64_t row, int6
   }
 }
 
+// The same of sixteen outputs.
+TRIBODY_INLINE void store_sixteen(F32x16 sums, const Output& out, int64_t row, int64_t n,
+                                  int64_t valid) {
+  if (valid < 16) {
+    store_eight(low_half(sums), out, row, n, valid);
+    store_eight(high_half(sums), out, row, n + 8, valid - 8);
+    return;
+  }
+  if (out.bias != nullptr) sums = sums + F32x16::load(out.bias + n);
+  if (out.residual != nullptr) {
+    sums = sums + F32x16::load(out.residual + row * out.residual_stride + n);
+  }
+  sums.store(out.data + row * out.stride + n);
+}
+
 // Panels follow each other in memory, and while one is computed the next one is fetched into L2:
 // the hardware's own prefetcher stops at every 4 KB page, and the arithmetic of eight rows leaves it
 // little to see.  Measured on a Xeon (Emerald Rapids, one thread, 135M w8g32 weights from L3 and

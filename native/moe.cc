@@ -154,8 +154,7 @@ struct HiddenMemory {
   // Adds what one segment of `count` rows needs.
   void add(const MatrixView& down, int64_t count) {
     if (takes_a8(down.format)) {
-      const int64_t height = count > 1 ? kRowTile : 1;
-      const int64_t places = divide_up(count, height) * height * num_groups(down.columns);
+      const int64_t places = tiled_rows(count) * num_groups(down.columns);
       codes += places * kGroup;
       scales += places;
     } else {
@@ -189,7 +188,7 @@ struct HiddenPieces {
       s.hidden.codes = codes;
       s.hidden.scales = scales;
       s.hidden.groups = num_groups(s.down->columns);
-      s.hidden.height = s.input.count > 1 ? kRowTile : 1;
+      s.hidden.height = tile_height(s.input.count);
     } else {
       s.hidden_values = values;
       s.hidden.values = values;
@@ -265,7 +264,7 @@ Activations gather(const Activations& all, const int32_t* rows, int64_t count, i
     picked.index = rows;
     return picked;
   }
-  picked.height = count > 1 ? kRowTile : 1;
+  picked.height = tile_height(count);
   picked.codes = codes;
   picked.scales = scales;
   for (int64_t i = 0; i < count; ++i) {
@@ -315,9 +314,9 @@ void moe(const MoeCall& call) {
   const bool has_shared = call.shared_gate_up != nullptr;
   const int64_t outputs_rows = choices + (has_shared ? call.x.count : 0);
   float* outputs = scratch<float>(Scratch::expert_rows, outputs_rows * hidden);
-  // Row tiles are padded: at most kRowTile - 1 rows more for every expert that has rows.
+  // Row tiles are padded: at most kTallTile - 1 rows more for every expert that has rows.
   const int64_t places =
-      (choices + (kRowTile - 1) * smaller(choices, num_experts)) * all.groups;
+      (choices + (kTallTile - 1) * smaller(choices, num_experts)) * all.groups;
   int8_t* codes = scratch<int8_t>(Scratch::expert_codes, places * kGroup);
   A8Scale* scales = scratch<A8Scale>(Scratch::expert_scales, places);
   auto* segments = scratch<Segment>(Scratch::segments, smaller(choices, num_experts) + 1);
@@ -335,7 +334,7 @@ void moe(const MoeCall& call) {
     s.input = gather(all, routing.rows + first, rows, codes, scales);
     s.out = {outputs + first * hidden, hidden};
     if (all.codes != nullptr) {
-      const int64_t taken = divide_up(rows, s.input.height) * s.input.height * all.groups;
+      const int64_t taken = tiled_rows(rows) * all.groups;
       codes += taken * kGroup;
       scales += taken;
     }

@@ -161,6 +161,11 @@ struct TwoPanels {
     return v ^ _mm512_set1_epi8(static_cast<char>(mask));
   }
   static TRIBODY_INLINE Bytes join(Bytes a, Bytes b) { return a | b; }
+  // Each byte less `offset`; of 128 by a flip, which takes another one back.
+  static TRIBODY_INLINE Bytes less(Bytes v, int offset) {
+    return offset == 128 ? flip(v, 0x80)
+                         : _mm512_sub_epi8(v, _mm512_set1_epi8(static_cast<char>(offset)));
+  }
   static TRIBODY_INLINE Bytes left(Bytes v, int bits) {
     return reinterpret_cast<Bytes>(reinterpret_cast<Words>(v) << bits);
   }
@@ -179,7 +184,10 @@ struct TwoPanels {
   static TRIBODY_INLINE Int add_products(Int sums, Bytes w, Int x) {
     return _mm512_dpbusd_epi32(sums, w, x);
   }
-  static TRIBODY_INLINE Float to_float(Int sums) { return {_mm512_cvtepi32_ps(sums)}; }
+  static TRIBODY_INLINE Float to_float(Int sums) {
+    // Masked, as halves() is and for its reason.
+    return {_mm512_maskz_cvtepi32_ps(static_cast<__mmask16>(-1), sums)};
+  }
   static TRIBODY_INLINE Float bytes(const uint8_t* p, int64_t next) {
     return {_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(load_sixteen(p, next)))};
   }

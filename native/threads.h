@@ -52,6 +52,7 @@ enum class Scratch : int {
   attention_b,
   attention_c,
   attention_d,
+  partial,        // linear_amx.h: results of the first groups
   layer_first,    // layers.cc: the output of the first product of a layer
   layer_q,
   layer_mixed,    // attention's output

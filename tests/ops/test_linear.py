@@ -73,9 +73,10 @@ def test_rows_do_not_depend_on_their_batch(
 
 
 @pytest.mark.parametrize("weight_format", FORMATS)
-def test_instruction_sets_agree_to_the_bit(weight_format: WeightFormat) -> None:
+@pytest.mark.parametrize("rows", [1, 8, 11, 25, 70])
+def test_instruction_sets_agree_to_the_bit(rows: int, weight_format: WeightFormat) -> None:
     rng = np.random.default_rng(6)
-    x, weights = draw(rng, (11, 161)), draw(rng, (50, 161))
+    x, weights = draw(rng, (rows, 161)), draw(rng, (50, 161))
     before, results = _native.current_isa(), []
     for level in _native.isa_levels():
         _native.set_isa(level)

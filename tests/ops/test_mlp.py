@@ -113,9 +113,10 @@ def test_mlp_rows_do_not_depend_on_their_batch(
 
 
 @pytest.mark.parametrize("weight_format", FORMATS)
-def test_levels_agree_to_the_bit(weight_format: WeightFormat) -> None:
+@pytest.mark.parametrize("rows", [5, 27])
+def test_levels_agree_to_the_bit(rows: int, weight_format: WeightFormat) -> None:
     rng = np.random.default_rng(3)
-    x, norm = draw(rng, (5, 64)), draw(rng, (64,))
+    x, norm = draw(rng, (rows, 64)), draw(rng, (64,))
     gate_up = NATIVE.pack(weight(rng, (192, 64)), weight_format)
     down = NATIVE.pack(weight(rng, (64, 96)), weight_format)
     before, results = _native.current_isa(), []
