@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "bindings_pages.h"
-#include "layers.h"
+#include "draft.h"
 
 namespace tribody {
 namespace {
@@ -76,8 +76,9 @@ LayerPages layer_pages(const Out& pages, const char* name, size_t num_layers, Pa
   return {static_cast<uint8_t*>(all.data), bytes, all.half};
 }
 
-LayerStep step_of(const std::pair<int64_t, int64_t>& range, size_t num_layers, const Out& x,
-                  const StepArrays& arrays, int64_t hidden, int64_t rotated, int64_t num_pages) {
+// All but the activations.
+LayerStep step_of(const std::pair<int64_t, int64_t>& range, size_t num_layers, int64_t rows,
+                  const StepArrays& arrays, int64_t rotated, int64_t num_pages) {
   const auto& [cos, sin, slots, row_starts, starts, page_tables, num_generated] = arrays;
   LayerStep step{};
   std::tie(step.first_layer, step.end_layer) = range;
@@ -86,8 +87,7 @@ LayerStep step_of(const std::pair<int64_t, int64_t>& range, size_t num_layers, c
     fail("layers [" + text(step.first_layer) + ", " + text(step.end_layer) + ") of " +
          text(static_cast<int64_t>(num_layers)));
   }
-  step.rows = rows_in(x, "x");
-  step.x = rows_of<float>(x, "x", step.rows, hidden);
+  step.rows = rows;
   step.cos = rows_of<const float>(cos, "cos", step.rows, rotated / 2);
   step.sin = rows_of<const float>(sin, "sin", step.rows, rotated / 2);
   step.slots = slots_of(slots, step.rows, num_pages);
@@ -126,7 +126,9 @@ class GroupedQueryLayers {
     call.values = layer_pages(values, "V pages", layers_.size(), v,
                               {call.num_kv_heads, kPage, call.head_dim});
     check_same_kind(k, v);
-    call.step = step_of(range, layers_.size(), x, arrays, hidden_, call.head_dim, k.count);
+    const int64_t rows = rows_in(x, "x");
+    call.step = step_of(range, layers_.size(), rows, arrays, call.head_dim, k.count);
+    call.step.x = rows_of<float>(x, "x", rows, hidden_);
     nb::gil_scoped_release release;
     TRIBODY_DISPATCH(grouped_query_layers(call));
   }
@@ -182,14 +184,26 @@ class LatentLayers {
 
   void run(const std::pair<int64_t, int64_t>& range, const Out& x, const StepArrays& arrays,
            const Out& pages) const {
+    const int64_t rows = rows_in(x, "x");
+    LatentCall call = call_of(range, rows, arrays, pages);
+    call.step.x = rows_of<float>(x, "x", rows, hidden_);
+    nb::gil_scoped_release release;
+    TRIBODY_DISPATCH(latent_layers(call));
+  }
+
+  // All but the activations.
+  LatentCall call_of(const std::pair<int64_t, int64_t>& range, int64_t rows,
+                     const StepArrays& arrays, const Out& pages) const {
     LatentCall call = call_;
     PageArray one{};
     call.pages = layer_pages(pages, "latent pages", layers_.size(), one,
                              {kPage, call.rank + call.rope});
-    call.step = step_of(range, layers_.size(), x, arrays, hidden_, call.rope, one.count);
-    nb::gil_scoped_release release;
-    TRIBODY_DISPATCH(latent_layers(call));
+    call.step = step_of(range, layers_.size(), rows, arrays, call.rope, one.count);
+    return call;
   }
+
+  int64_t hidden_size() const { return hidden_; }
+  size_t num_layers() const { return layers_.size(); }
 
  private:
   LatentLayer read(nb::handle record) {
@@ -248,6 +262,86 @@ class LatentLayers {
   LatentCall call_{};
 };
 
+// ---- the drafter ----------------------------------------------------------------------------------
+
+// The angles of later passes, cos and sin.
+using Angles = std::pair<In, In>;
+
+class Drafter {
+ public:
+  Drafter(const nb::object& module, const nb::object& spec, const nb::object& router)
+      : module_(module), layer_(one_layer(module), spec, router) {
+    const int64_t hidden = layer_.hidden_size();
+    call_.enorm = vector_in(module, "enorm", hidden);
+    call_.hnorm = vector_in(module, "hnorm", hidden);
+    call_.norm = vector_in(module, "norm", hidden);
+    call_.eh_proj = matrix_in(module, "eh_proj", hidden, 2 * hidden);
+    const int64_t vocabulary = nb::cast<const Matrix&>(module.attr("lm_head")).view().rows;
+    call_.lm_head = matrix_in(module, "lm_head", vocabulary, hidden);
+    call_.embed_tokens = matrix_in(module, "embed_tokens", vocabulary, hidden);
+  }
+
+  void run(const In& token_ids, const In& hidden, const StepArrays& arrays, const In& heads,
+           const Angles& later, const Out& pages, const Out& tokens, const Out& states) const {
+    DraftCall call = call_;
+    const int64_t rows = rows_in(hidden, "hidden"), size = layer_.hidden_size();
+    call.layer = layer_.call_of({0, 1}, rows, arrays, pages);
+    call.hidden = rows_of<const float>(hidden, "hidden", rows, size);
+    call.token_ids = checked<int32_t>(token_ids, "token_ids", 1);
+    check_size("token_ids", static_cast<int64_t>(token_ids.shape(0)), rows);
+    for (int64_t t = 0; t < rows; ++t)
+      if (call.token_ids[t] < 0 || call.token_ids[t] >= call.embed_tokens.rows)
+        fail("token " + text(t) + " is " + text(call.token_ids[t]) + ", expected 0 to " +
+             text(call.embed_tokens.rows - 1));
+    call.tokens = checked<int32_t>(tokens, "tokens", 2);
+    call.passes = static_cast<int64_t>(tokens.shape(0));
+    call.num_heads = static_cast<int64_t>(tokens.shape(1));
+    if (call.passes < 1) fail("tokens has no passes");
+    if (call.passes > 1 && call.num_heads > 0)
+      check_size("tokens: the stride", tokens.stride(0), call.num_heads);
+    call.states = rows_of<float>(states, "states", call.num_heads, size);
+    const int64_t angles = (call.passes - 1) * call.num_heads;
+    call.cos = rows_of<const float>(later.first, "later cos", angles, call.layer.rope / 2);
+    call.sin = rows_of<const float>(later.second, "later sin", angles, call.layer.rope / 2);
+    call.heads = checked<int64_t>(heads, "heads", 1);
+    check_size("heads", static_cast<int64_t>(heads.shape(0)), call.num_heads);
+    check_heads_of(call, static_cast<int64_t>(pages.shape(1)));
+    nb::gil_scoped_release release;
+    TRIBODY_DISPATCH(draft(call));
+  }
+
+ private:
+  static nb::list one_layer(const nb::object& module) {
+    nb::list layers;
+    layers.append(module.attr("layer"));
+    return layers;
+  }
+
+  // Heads are rows of the step, rising.  If they are to go on they are their sequences' last, and
+  // no page behind them is out of range; -1 ends a page table.
+  static void check_heads_of(const DraftCall& call, int64_t num_pages) {
+    const Batch& batch = call.layer.step.batch;
+    int64_t sequence = 0;
+    for (int64_t r = 0; r < call.num_heads; ++r) {
+      const int64_t row = call.heads[r];
+      if (row < 0 || row >= call.layer.step.rows || (r > 0 && row <= call.heads[r - 1]))
+        fail("head " + text(r) + " is row " + text(row) + " of " + text(call.layer.step.rows));
+      if (call.passes == 1) continue;
+      while (batch.row_starts[sequence + 1] <= row) ++sequence;
+      if (row + 1 != batch.row_starts[sequence + 1])
+        fail("row " + text(row) + " is not its sequence's last and cannot go on");
+      const int64_t end = batch.starts[sequence] + batch.rows(sequence) + call.passes - 1;
+      for (int64_t i = 0; i < batch.table_length && i * kPage < end; ++i)
+        if (batch.table(sequence)[i] >= num_pages)
+          fail("page " + text(i) + " of sequence " + text(sequence) + " is out of range");
+    }
+  }
+
+  nb::object module_;
+  LatentLayers layer_;
+  DraftCall call_{};
+};
+
 }  // namespace
 
 void bind_layers(nb::module_& module) {
@@ -259,6 +353,11 @@ void bind_layers(nb::module_& module) {
       .def(nb::init<const nb::list&, const nb::object&, const nb::object&>(), "layers"_a, "spec"_a,
            "router"_a.none())
       .def("run", &LatentLayers::run, "layers"_a, "x"_a, "arrays"_a, "pages"_a);
+  nb::class_<Drafter>(module, "Drafter")
+      .def(nb::init<const nb::object&, const nb::object&, const nb::object&>(), "module"_a,
+           "spec"_a, "router"_a.none())
+      .def("run", &Drafter::run, "token_ids"_a, "hidden"_a, "arrays"_a, "heads"_a, "later"_a,
+           "pages"_a, "tokens"_a, "states"_a);
 }
 
 }  // namespace tribody

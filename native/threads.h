@@ -64,6 +64,12 @@ enum class Scratch : int {
   attention_units,  // plan.inc
   attention_chunks,
   attention_partials,
+  draft_joined,  // draft.cc
+  draft_x,
+  draft_logits,
+  draft_numbers,
+  draft_slots,
+  draft_angles,
   count,
 };
 void* scratch_bytes(Scratch slot, size_t bytes);

@@ -67,7 +67,7 @@ def drafted(model: Model, drafter: Drafter, tokens: list[int], ends: list[int]) 
             step_input([Chunk(0, tokens[start:end], start, pages, end - start == 1)], rows), trunk
         )
         following = Chunk(0, tokens[start + 1 : end + 1], start, pages, end - start == 1)
-        guess, state = drafter.draft(step_input([following], rows), drafter.hidden(rows), own)
+        (guess,), state = drafter.draft(step_input([following], rows), drafter.hidden(rows), 1, own)
         guesses.append(guess)
         states.append(state)
         start = end
@@ -97,7 +97,7 @@ def test_the_module_reads_its_own_past_and_the_following_token() -> None:
     _, halves = drafted(model, drafter, tokens, [20, 39])
     own = KVStore(drafter.kv_layout, 8, "float32")
     following = step_input([Chunk(0, tokens[21:40], 20, [5, 3], False)], np.arange(19))
-    _, forgot = drafter.draft(following, drafter.hidden(np.arange(19)), own)
+    _, forgot = drafter.draft(following, drafter.hidden(np.arange(19)), 1, own)
     assert np.abs(forgot - halves[20:]).max() > 0.01
 
 
@@ -143,7 +143,7 @@ def test_mini_r1s_module_drafts_what_the_model_says(weight_format: str) -> None:
         logits = model.forward(step_input([Chunk(0, tokens[:-1], 0, pages, False)], rows), trunk)
         said = logits.argmax(axis=-1)
         following = step_input([Chunk(0, tokens[1:], 0, pages, False)], rows)
-        guesses, _ = drafter.draft(following, drafter.hidden(rows), own)
+        (guesses,), _ = drafter.draft(following, drafter.hidden(rows), 1, own)
         from_answer = slice(len(prompt) - 1, -1)
         right += int((guesses[from_answer] == said[len(prompt) :]).sum())
         total += len(said) - len(prompt)

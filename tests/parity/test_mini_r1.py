@@ -195,7 +195,7 @@ def test_the_engines_module_gives_the_logits_of_the_training_forward(
             following = TOKENS[part.start + 1 : part.stop + 1]
             chunk = Chunk(0, following, part.start, pages, len(part) == 1)
             step = step_input([chunk], np.arange(len(part)))
-            tokens, normed = loaded.drafter.draft(step, states[part.start : part.stop], own)
+            (tokens,), normed = loaded.drafter.draft(step, states[part.start : part.stop], 1, own)
             logits.append(normed @ head.T)
             assert tokens.tolist() == logits[-1].argmax(axis=1).tolist()
         difference = np.abs(np.concatenate(logits) - expected).max()

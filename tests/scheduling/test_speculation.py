@@ -53,7 +53,7 @@ class World:
                     offers.append((Offer("mtp", 0, [1] * guesses), mine["mtp"]))
                 elif look_up and rng.random() < self.found:
                     offers.append((Offer("ngram", 4, [1] * policy.max_drafts), mine["ngram"]))
-            counts = policy.share_out(offers, 128) if offers else []
+            counts = policy.share_out(offers, 128) if offers or look_up else []
             passes = 0
             if "mtp" in policy.sources:
                 passes = policy.num_passes([m["mtp"] for m in records], may_try=True)
@@ -139,6 +139,34 @@ def test_it_notices_that_drafts_begin_to_pay_and_that_they_cease_to() -> None:
         assert with_drafts > 0.9 if pays else with_drafts < 0.1
 
 
+def test_it_notices_that_the_drafter_has_become_right_further_on() -> None:
+    """Second drafts were never right, then they are; only a trial can show it."""
+    policy = Speculation(MTP, 4)
+    short, far = (World(1.0, 0.05, 0.05, (0.9, second)) for second in (0.0, 0.9))
+    for world, passes in ((short, 1), (far, 4)):
+        world.live(policy, 1, 6000)
+        late = world.ran[-1000:]
+        assert sum(count == passes for count in late) > 0.9 * len(late)
+
+
+@pytest.mark.parametrize("sources", [MTP, NGRAM, ("mtp", "ngram")])
+def test_where_nothing_pays_nothing_is_asked(sources: tuple[DraftSource, ...]) -> None:
+    policy = Speculation(sources, 4)
+    world = World(1.0, 1.0 / 16, 0.15, (0.7, 0.4), found=0.5, found_right=0.6)
+    world.live(policy, 16, 2000)
+    rested = asked = 0
+    for _ in range(1000):
+        policy.enter(16)
+        if policy.rests():
+            rested += 1
+            policy.learn_time(16, 0, 1.0, (0, 0.0))
+        else:
+            asked += 1
+            world.live(policy, 16, 1)
+    assert rested > 0.85 * (rested + asked)
+    assert asked > 1000 / PROBE_STEPS, "trials go on"
+
+
 def test_loads_do_not_disturb_each_other() -> None:
     """One user with cheap rows and sixteen with dear ones, in turns of fifty steps."""
     policy = Speculation(MTP, 4)
@@ -179,7 +207,8 @@ def test_likelier_drafts_come_first_when_there_is_room_for_few() -> None:
         (Offer("mtp", 0, [4, 5]), Record()),
         (Offer("ngram", 8, [6, 7, 8]), Record()),
     ]
-    assert policy.share_out(offers, 3) == [0, 1, 2]
+    assert policy.share_out(offers, 3) == [0, 2, 1]
+    assert policy.share_out(offers, 1) == [0, 1, 0]
     assert policy.share_out(offers, 0) == [0, 0, 0]
 
 

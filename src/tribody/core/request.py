@@ -118,6 +118,19 @@ class SampleSlot:
     request_id: str = ""
     drafts: list[int] = field(default_factory=list)
 
+    def behind(self, drafts: list[int]) -> SampleSlot:
+        """The draw after these drafts, for the draw of the token that they follow."""
+        return SampleSlot(
+            self.sequence_id,
+            self.choice,
+            self.position + len(drafts),
+            self.params,
+            self.prompt_token_ids,
+            self.generated,
+            self.request_id,
+            drafts,
+        )
+
 
 @dataclass(slots=True)
 class Chunk:

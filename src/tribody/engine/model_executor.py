@@ -115,34 +115,19 @@ class ModelExecutor:
     ) -> dict[int, list[int]]:
         """Let the drafter follow the step; its guesses by sequence id.
 
-        Passes after the first go on from its own guesses, as far as a sequence's pages reach.  The
-        rows that they write are written again once the true tokens are known.
+        Passes after the first go on from its own guesses, as far as a sequence's pages reach.
         """
         drafter = self._model.drafter
         assert drafter is not None
         settled, rows, asked = _settled(chunks, drawn)
-        guesses: dict[int, list[int]] = {settled[i].sequence_id: [] for i in asked}
         if not settled:
-            return guesses
-        last_rows = [end - 1 for end in itertools.accumulate(len(c.token_ids) for c in settled)]
-        step = step_input(settled, np.array([last_rows[i] for i in asked], np.int64))
-        hidden = drafter.hidden(np.array(rows))
-        heads = [settled[i] for i in asked]
-        for left in range(passes - 1, -1, -1):
-            tokens, hidden = drafter.draft(step, hidden, kv)
-            for chunk, token in zip(heads, tokens.tolist(), strict=True):
-                guesses[chunk.sequence_id].append(token)
-            if not left:
-                break
-            ends = [chunk.start + len(chunk.token_ids) for chunk in heads]
-            on = [i for i, end in enumerate(ends) if end < len(heads[i].page_table) * PAGE_SIZE]
-            if not on:
-                break
-            heads = [
-                Chunk(heads[i].sequence_id, [int(tokens[i])], ends[i], heads[i].page_table, True)
-                for i in on
-            ]
-            step, hidden = step_input(heads, np.arange(len(on))), hidden[on]
+            return {}
+        ends = list(itertools.accumulate(len(chunk.token_ids) for chunk in settled))
+        step = step_input(settled, np.array([ends[i] - 1 for i in asked], np.int64))
+        tokens, _ = drafter.draft(step, drafter.hidden(np.array(rows)), passes, kv)
+        guesses: dict[int, list[int]] = {}
+        for i, found in zip(asked, tokens.T.tolist(), strict=True):
+            guesses[settled[i].sequence_id] = found[: found.index(-1)] if -1 in found else found
         return guesses
 
     def logit_chunks(

@@ -16,8 +16,6 @@ tests/parity/test_mini_r1.py.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from tribody.memory.kv_store import KVStore, latent_layout
@@ -25,8 +23,9 @@ from tribody.models.config import Latent, ModelConfig
 from tribody.models.deepseek_v3 import DeepseekV3, layer_shapes, read_layer, spec_of
 from tribody.models.step_input import StepInput
 from tribody.models.weights import Shapes, WeightReader
-from tribody.ops.composed import latent_layers
-from tribody.ops.table import F32, I32, I64, Matrix
+from tribody.ops.composed import latent_drafter
+from tribody.ops.layers import DraftModule, DraftRows
+from tribody.ops.table import F32, I32, I64
 
 
 def main_tensor(config: ModelConfig) -> str:
@@ -44,30 +43,24 @@ def tensor_shapes(config: ModelConfig) -> Shapes:
     yield from layer_shapes(config, config.num_hidden_layers)
 
 
-@dataclass(frozen=True, slots=True)
-class _Weights:
-    enorm: F32
-    hnorm: F32
-    eh_proj: Matrix
-    shared_head_norm: F32
-
-
 class DeepseekMTP:
-    """The module of a loaded DeepSeek-V3; shares its embedding, head, angles and scratch."""
+    """The module of a loaded DeepSeek-V3; shares its embedding, head and angles."""
 
     def __init__(self, model: DeepseekV3, weights: WeightReader) -> None:
         config = model.config
         assert isinstance(config.attention, Latent)
         latent, prefix = config.attention, f"model.layers.{config.num_hidden_layers}"
         self._model = model
-        self._weights = _Weights(
+        module = DraftModule(
             enorm=weights.vector(f"{prefix}.enorm.weight"),
             hnorm=weights.vector(f"{prefix}.hnorm.weight"),
             eh_proj=weights.matrix(f"{prefix}.eh_proj.weight"),
-            shared_head_norm=weights.vector(f"{prefix}.shared_head.norm.weight"),
+            layer=read_layer(config, weights, config.num_hidden_layers),
+            norm=weights.vector(f"{prefix}.shared_head.norm.weight"),
+            embed_tokens=model.vocabulary.embed_tokens,
+            lm_head=model.vocabulary.lm_head,
         )
-        layer = read_layer(config, weights, config.num_hidden_layers)
-        self._stack = latent_layers(weights.ops, [layer], spec_of(config))
+        self._stack = latent_drafter(weights.ops, module, spec_of(config))
         self.kv_layout = latent_layout(1, latent.kv_lora_rank, latent.qk_rope_head_dim)
 
     def hidden(self, rows: I64) -> F32:
@@ -77,25 +70,11 @@ class DeepseekMTP:
         model.ops.rms_norm(hidden, model.vocabulary.norm, model.config.rms_norm_eps, hidden)
         return hidden
 
-    def draft(self, step: StepInput, hidden: F32, kv: KVStore) -> tuple[I32, F32]:
+    def draft(self, step: StepInput, hidden: F32, passes: int, kv: KVStore) -> tuple[I32, F32]:
         """See `step_input.Drafter.draft`."""
-        model, weights, config = self._model, self._weights, self._model.config
-        ops, scratch, eps = model.ops, model.scratch, config.rms_norm_eps
-        num_rows, size = hidden.shape
-        joined = scratch.rows("drafter joined", num_rows, 2 * size)
-        embedded, seen = joined[:, :size], joined[:, size:]
-        ops.embed(model.vocabulary.embed_tokens, step.token_ids, embedded)
-        ops.rms_norm(embedded, weights.enorm, eps, embedded)
-        ops.rms_norm(hidden, weights.hnorm, eps, seen)
-        x = scratch.rows("drafter x", num_rows, size)
-        ops.linear(joined, weights.eh_proj, None, None, x)
-        self._stack.run(range(1), x, model.step_rows(step), kv.arrays)
-        last = x[step.logit_rows]
-        normed = np.empty_like(last)
-        logits = scratch.rows("logits", len(last), config.vocab_size)
-        tokens = np.empty(len(last), np.int32)
-        if len(last):
-            ops.rms_norm(last, weights.shared_head_norm, eps, normed)
-            ops.linear(normed, model.vocabulary.lm_head, None, None, logits)
-            ops.argmax(logits, tokens)
-        return tokens, normed
+        model, heads = self._model, step.logit_rows
+        tokens = np.empty((passes, len(heads)), np.int32)
+        later = (step.positions[heads] + np.arange(1, passes)[:, None]).ravel()
+        rows = DraftRows(step.token_ids, model.step_rows(step), heads, model.rope.rows(later))
+        (pages,) = kv.arrays
+        return tokens, self._stack.run(hidden, rows, pages, tokens)

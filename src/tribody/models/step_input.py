@@ -54,12 +54,15 @@ class Drafter(Protocol):
         """What `draft` reads of these rows of the model's last step, a new array."""
         ...
 
-    def draft(self, step: StepInput, hidden: F32, kv: KVStore) -> tuple[I32, F32]:
-        """The likeliest next tokens of the step's logit rows.
+    def draft(self, step: StepInput, hidden: F32, passes: int, kv: KVStore) -> tuple[I32, F32]:
+        """Tokens (passes, R): the likeliest to follow each of the step's logit rows, one after the
+        other; -1 where the sequence's page table ends before.
 
         `step` holds, for each position, the token that follows it; `hidden` (T, hidden_size) the
-        hidden states of the positions.  Also returns the logit rows' own states, which continue
-        as the `hidden` of a next call.  Writes to `kv`.
+        hidden states of the positions.  With more passes than one the logit rows must be their
+        sequences' last.  Also returns the logit rows' last states, which would be the `hidden` of
+        one more pass.  Writes to `kv`; what later passes write is to be written again once the
+        true tokens are known.
         """
         ...
 

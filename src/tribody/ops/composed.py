@@ -1,6 +1,7 @@
 """Whole layers by the operators of the table: what `ops.layers` means, on any machine.
 
-`grouped_query_layers` and `latent_layers` take the machine's own form where it has one.
+`grouped_query_layers`, `latent_layers` and `latent_drafter` take the machine's own form where it
+has one.
 """
 
 from __future__ import annotations
@@ -9,8 +10,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from tribody.core.config import PAGE_SIZE
 from tribody.ops.layers import (
     DenseMLP,
+    DraftModule,
+    DraftRows,
+    DraftStack,
     FusesLayers,
     GroupedQueryLayer,
     GroupedQuerySpec,
@@ -21,7 +26,7 @@ from tribody.ops.layers import (
     StepRows,
 )
 from tribody.ops.scratch import Scratch
-from tribody.ops.table import F32, Ops, Pages
+from tribody.ops.table import F32, I32, I64, AttentionBatch, Ops, Pages
 
 
 def grouped_query_layers(
@@ -38,6 +43,13 @@ def latent_layers(ops: Ops, layers: Sequence[LatentLayer], spec: LatentSpec) -> 
     if isinstance(ops, FusesLayers):
         return ops.latent_layers(layers, spec)
     return ComposedLatent(ops, layers, spec)
+
+
+def latent_drafter(ops: Ops, module: DraftModule, spec: LatentSpec) -> DraftStack:
+    """A drafter ready to run on this machine."""
+    if isinstance(ops, FusesLayers):
+        return ops.latent_drafter(module, spec)
+    return ComposedDrafter(ops, module, spec)
 
 
 class ComposedGroupedQuery:
@@ -139,3 +151,73 @@ class ComposedLatent:
         ops.linear(hidden, mlp.gate, None, None, scores)
         ops.route(scores, mlp.e_score_correction_bias, router, chosen, shares)
         ops.moe(hidden, chosen, shares, mlp.experts, mlp.shared_experts, x)
+
+
+class ComposedDrafter:
+    """DeepSeek-V3's module: see `ops.layers.DraftStack`."""
+
+    def __init__(self, ops: Ops, module: DraftModule, spec: LatentSpec) -> None:
+        self._ops, self._module, self._spec = ops, module, spec
+        self._layer = ComposedLatent(ops, [module.layer], spec)
+        self._scratch = Scratch()
+
+    def run(self, hidden: F32, rows: DraftRows, pages: Pages, tokens: I32) -> F32:
+        """See `DraftStack.run`."""
+        batch, heads = rows.step.batch, rows.heads
+        x = self._compute(rows.token_ids, hidden, rows.step, pages)
+        states = np.empty((len(heads), self._spec.hidden_size), np.float32)
+        kept = np.arange(len(heads))
+        tokens[:] = -1
+        self._say(x[heads], kept, states, tokens[0])
+        own_batch = np.searchsorted(batch.row_starts, heads, side="right") - 1
+        tables = batch.page_tables[own_batch]
+        ends = batch.starts[own_batch] + heads - batch.row_starts[own_batch] + 1
+        shape = len(tokens) - 1, len(heads), self._spec.rope // 2
+        cos, sin = (part.reshape(shape) for part in rows.later)
+        for index in range(1, len(tokens)):
+            positions = ends + (index - 1)
+            page = self._pages_at(tables, positions)
+            kept = kept[page[kept] >= 0]
+            slots = page[kept] * PAGE_SIZE + positions[kept] % PAGE_SIZE
+            own = AttentionBatch(
+                np.arange(len(kept) + 1, dtype=np.int32),
+                positions[kept].astype(np.int32),
+                tables[kept],
+            )
+            angles = cos[index - 1][kept], sin[index - 1][kept]
+            step = StepRows(angles, slots, own, len(kept))
+            x = self._compute(tokens[index - 1][kept], states[kept], step, pages)
+            self._say(x, kept, states, tokens[index])
+        return states
+
+    @staticmethod
+    def _pages_at(tables: I32, positions: I64) -> I64:
+        """The page that holds each table's position; -1: none."""
+        places, width = positions // PAGE_SIZE, tables.shape[1]
+        found = tables[np.arange(len(tables)), np.minimum(places, width - 1)]
+        return np.where(places < width, found, -1).astype(np.int64)
+
+    def _compute(self, token_ids: I32, states: F32, step: StepRows, pages: Pages) -> F32:
+        """The module's rows: these tokens joined with these states, through the layer."""
+        ops, module, eps = self._ops, self._module, self._spec.eps
+        count, size = states.shape
+        joined = self._scratch.rows("drafter joined", count, 2 * size)
+        embedded, seen = joined[:, :size], joined[:, size:]
+        ops.embed(module.embed_tokens, token_ids, embedded)
+        ops.rms_norm(embedded, module.enorm, eps, embedded)
+        ops.rms_norm(states, module.hnorm, eps, seen)
+        x = self._scratch.rows("drafter x", count, size)
+        ops.linear(joined, module.eh_proj, None, None, x)
+        self._layer.run(range(1), x, step, (pages,))
+        return x
+
+    def _say(self, x: F32, kept: I64, states: F32, tokens: I32) -> None:
+        """The kept heads' normalised states and likeliest tokens."""
+        ops, vocab_size = self._ops, self._module.lm_head.shape[0]
+        normed = np.empty_like(x)
+        logits = self._scratch.rows("drafter logits", len(x), vocab_size)
+        best = np.empty(len(x), np.int32)
+        ops.rms_norm(x, self._module.norm, self._spec.eps, normed)
+        ops.linear(normed, self._module.lm_head, None, None, logits)
+        ops.argmax(logits, best)
+        states[kept], tokens[kept] = normed, best

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-from tribody.ops.table import F32, I64, AttentionBatch, Matrix, Pages, RouterSpec
+from tribody.ops.table import F32, I32, I64, AttentionBatch, Matrix, Pages, RouterSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +137,49 @@ class LatentSpec:
     router: RouterSpec | None
 
 
+@dataclass(frozen=True, slots=True)
+class DraftModule:
+    """DeepSeek-V3's multi-token-prediction module: one decoder layer between a projection of
+    [the next token's embedding; a hidden state] and the model's head."""
+
+    enorm: F32
+    hnorm: F32
+    eh_proj: Matrix  # (H, 2 H)
+    layer: LatentLayer
+    norm: F32  # shared_head.norm
+    embed_tokens: Matrix
+    lm_head: Matrix
+
+
+@dataclass(frozen=True, slots=True)
+class DraftRows:
+    """What a drafter's passes share: the first pass's rows, and how to go on from them.
+
+    token_ids (T,): the token that follows each row's position.  heads (R,) rising: the rows whose
+    next tokens are guessed, their sequences' last if there is more than one pass.  later: cos and
+    sin, ((passes - 1) R, D / 2), of the positions behind the heads, pass by pass.
+    """
+
+    token_ids: I32
+    step: StepRows
+    heads: I64
+    later: tuple[F32, F32]
+
+
+class DraftStack(Protocol):
+    """A drafter ready to run."""
+
+    def run(self, hidden: F32, rows: DraftRows, pages: Pages, tokens: I32) -> F32:
+        """Fill tokens (passes, R) with each pass's likeliest tokens.
+
+        hidden (T, H): the states that the first pass's rows join with their tokens; each later
+        pass joins the last one's guesses and states, as one row more of each sequence, and -1
+        stands where a sequence's page table holds no page for that.  Writes to pages (1, P, ...).
+        Returns the last states of the heads (R, H), normalised, a new array.
+        """
+        ...
+
+
 @runtime_checkable
 class FusesLayers(Protocol):
     """What a table of operators has besides, if its machine runs whole layers in one call."""
@@ -148,5 +191,9 @@ class FusesLayers(Protocol):
         ...
 
     def latent_layers(self, layers: Sequence[LatentLayer], spec: LatentSpec) -> LayerStack:
+        """Raises: ShapeError when a weight does not fit the numbers."""
+        ...
+
+    def latent_drafter(self, module: DraftModule, spec: LatentSpec) -> DraftStack:
         """Raises: ShapeError when a weight does not fit the numbers."""
         ...

@@ -13,8 +13,11 @@ import numpy as np
 from tribody import _native
 from tribody.core.config import WeightFormat
 from tribody.core.errors import ShapeError
-from tribody.ops.composed import ComposedGroupedQuery, ComposedLatent
+from tribody.ops.composed import ComposedDrafter, ComposedGroupedQuery, ComposedLatent
 from tribody.ops.layers import (
+    DraftModule,
+    DraftRows,
+    DraftStack,
     GroupedQueryLayer,
     GroupedQuerySpec,
     LatentLayer,
@@ -235,9 +238,23 @@ class NativeOps:
         return NativeLayers(own, ComposedGroupedQuery(self, layers, spec))
 
     def latent_layers(self, layers: Sequence[LatentLayer], spec: LatentSpec) -> LayerStack:
-        router = None if spec.router is None else _numbers(spec.router)
-        own = _native.LatentLayers(list(layers), spec, router)
+        own = _native.LatentLayers(list(layers), spec, _router(spec))
         return NativeLayers(own, ComposedLatent(self, layers, spec))
+
+    def latent_drafter(self, module: DraftModule, spec: LatentSpec) -> DraftStack:
+        own = _native.Drafter(module, spec, _router(spec))
+        return NativeDrafter(own, ComposedDrafter(self, module, spec))
+
+
+def _router(spec: LatentSpec) -> tuple[int, int, int, bool, bool, bool, float] | None:
+    return None if spec.router is None else _numbers(spec.router)
+
+
+def _arrays(step: StepRows) -> tuple[F32, F32, I64, I32, I32, I32, int]:
+    """A step as the native layers take it."""
+    batch = step.batch
+    rows = batch.row_starts, batch.starts, batch.page_tables, step.num_generated
+    return (*step.cos_sin, step.slots, *rows)
 
 
 class NativeLayers:
@@ -251,10 +268,20 @@ class NativeLayers:
         self.parts = parts
 
     def run(self, layers: range, x: F32, step: StepRows, pages: tuple[Pages, ...]) -> None:
-        batch = step.batch
-        rows = batch.row_starts, batch.starts, batch.page_tables, step.num_generated
-        arrays = (*step.cos_sin, step.slots, *rows)
-        self._run((layers.start, layers.stop), x, arrays, *pages)
+        self._run((layers.start, layers.stop), x, _arrays(step), *pages)
+
+
+class NativeDrafter:
+    """All passes in one call; `parts` as in `NativeLayers`."""
+
+    def __init__(self, own: _native.Drafter, parts: DraftStack) -> None:
+        self._run, self.parts = own.run, parts
+
+    def run(self, hidden: F32, rows: DraftRows, pages: Pages, tokens: I32) -> F32:
+        states = np.empty((tokens.shape[1], hidden.shape[1]), np.float32)
+        arrays = _arrays(rows.step)
+        self._run(rows.token_ids, hidden, arrays, rows.heads, rows.later, pages, tokens, states)
+        return states
 
 
 OPS = NativeOps()

@@ -42,25 +42,26 @@ class DraftPlanner:
         """
         if not self._sources:
             return
-        by_id = {sequence.id: sequence for sequence in running}
-        decoding = [
-            (by_id[chunk.sequence_id], chunk)
+        chunks = [
+            chunk
             for chunk in plan.chunks
             if chunk.generated and chunk.samples and len(chunk.token_ids) == 1
         ]
-        num_decoding, policy = len(decoding), self.policy
+        num_decoding, policy = len(chunks), self.policy
         self._timed = num_decoding if num_decoding == len(plan.chunks) else 0
         policy.enter(num_decoding or len(running))
+        if self._timed == len(running) and policy.rests():
+            return
+        by_id = {sequence.id: sequence for sequence in running}
+        decoding = [(by_id[chunk.sequence_id], chunk) for chunk in chunks]
         look_up = "ngram" in self._sources and policy.may_look_up()
         offered: list[tuple[Sequence, Chunk, Offer, Record]] = []
         for sequence, chunk in decoding:
-            if not look_up and not sequence.drafting.guesses:
-                continue
             offer = self._offer(sequence, look_up=look_up)
             if offer is not None:
                 record = sequence.drafting.records[offer.source]
                 offered.append((sequence, chunk, offer, record))
-        if offered:
+        if offered or look_up:
             num_rows = sum(len(chunk.samples) for chunk in plan.chunks)
             room = max(0, min(budget, LOGIT_ROWS - num_rows))
             counts = policy.share_out([(offer, record) for _, _, offer, record in offered], room)
@@ -75,13 +76,16 @@ class DraftPlanner:
 
     def _offer(self, sequence: Sequence, *, look_up: bool) -> Offer | None:
         """The better one of what the drafter guessed and what the text's past suggests."""
-        drafting = sequence.drafting
+        drafting, num_tokens = sequence.drafting, sequence.num_tokens
+        has_guesses = drafting.guesses and drafting.guessed_at == num_tokens
+        if not has_guesses and not look_up:
+            return None
         left = sequence.job.request.sampling.max_tokens - len(sequence.generated)
-        count = min(self._max_drafts, left - 1, self._max_context - sequence.num_tokens - 1)
+        count = min(self._max_drafts, left - 1, self._max_context - num_tokens - 1)
         if count < 1:
             return None
         offers = []
-        if drafting.guesses:
+        if has_guesses:
             offers.append(Offer("mtp", 0, drafting.guesses[:count]))
         if look_up:
             grade, found = self._look_up(sequence, count)
@@ -116,8 +120,8 @@ class DraftPlanner:
         chunk.token_ids += drafts
         chunk.num_drafts = len(drafts)
         chunk.page_table = list(table.pages)
-        for count in range(1, len(drafts) + 1):
-            chunk.samples.append(sequence.slot(sequence.choice, drafts[:count]))
+        (own,) = chunk.samples
+        chunk.samples += [own.behind(drafts[:count]) for count in range(1, len(drafts) + 1)]
         sequence.drafting.tried = Offer(offer.source, offer.grade, drafts)
 
     # ---- after the step
@@ -135,13 +139,13 @@ class DraftPlanner:
         self.num_accepted += max(0, num_taken - 1)
         self._memory.trim(sequence.table, sequence.num_computed)
 
-    def follow(self, plan: StepPlan, result: StepResult, sequence: Sequence, chunk: Chunk) -> None:
-        """Keep what the drafter guessed, and how far it has followed the sequence."""
-        if not self._sources:
-            return
+    @staticmethod
+    def follow(result: StepResult, sequence: Sequence, chunk: Chunk) -> None:
+        """The drafter ran: keep what it guessed, and how far it has followed the sequence."""
         drafting = sequence.drafting
         drafting.guesses = result.drafts.get(sequence.id, [])
-        if plan.draft_passes and chunk.start <= drafting.followed_to:
+        drafting.guessed_at = sequence.num_tokens
+        if chunk.start <= drafting.followed_to:
             drafting.followed_to = sequence.num_computed
 
     def learn(self, plan: StepPlan, result: StepResult) -> None:

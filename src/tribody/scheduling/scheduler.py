@@ -263,7 +263,8 @@ class Scheduler:
             if chunk.num_drafts:
                 num_drawn = len(drawn[sequence.choice])
                 self.drafts.settle(sequence, chunk, num_drawn, len(taken.tokens))
-            self.drafts.follow(plan, result, sequence, chunk)
+            if plan.draft_passes:
+                self.drafts.follow(result, sequence, chunk)
             twins = self._fork(sequence) if sequence.num_computed == len(sequence.prompt) else []
             events += self._announce(sequence, taken)
             for twin in twins:

@@ -27,13 +27,14 @@ class Job:
 class Drafting:
     """What helps to guess one sequence's next tokens.  It may be lost at any time without harm.
 
-    `guesses` are the model's drafter's, for the tokens after the last known one.  The drafter has
+    `guesses` are the model's drafter's, made when `guessed_at` tokens were known.  The drafter has
     followed the sequence in positions [0, followed_to) (pages from the prefix cache are taken to
     hold its keys too); it drafts worse where it missed some.  `tried` is what the step under way
     computes.
     """
 
     guesses: list[int] = field(default_factory=list)
+    guessed_at: int = 0
     followed_to: int = 0
     index: NgramIndex = field(default_factory=NgramIndex)
     records: dict[DraftSource, Record] = field(
@@ -86,20 +87,18 @@ class Sequence:
         tokens = self.tokens(position, position + 1)
         return tokens[0] if tokens else None
 
-    def slot(self, choice: int, drafts: list[int] | None = None) -> SampleSlot:
-        """The draw of this choice's next token, or of the one after these drafts."""
+    def slot(self, choice: int) -> SampleSlot:
+        """The draw of this choice's next token."""
         request = self.job.request
         generated = self.generated if choice == self.choice else []
-        drafts = drafts or []
         return SampleSlot(
             sequence_id=self.id,
             choice=choice,
-            position=len(generated) + len(drafts),
+            position=len(generated),
             params=request.sampling,
             prompt_token_ids=request.prompt_token_ids,
             generated=generated,
             request_id=request.id,
-            drafts=drafts,
         )
 
 

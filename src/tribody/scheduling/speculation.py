@@ -8,8 +8,9 @@ speculation is on for one user of a large model and goes off by itself where the
 already fill the machine; and of two users it may serve the one whose text is predictable.
 
 What has no fresh measurement is tried: one step in PROBE_STEPS is made with drafts where they are
-off, or without where they are on.  Everything here is a function of what it was told, so a replay
-decides alike; and no token depends on it.
+off, or without where they are on, or with one more than the drafter is worth.  Where nothing is
+worth drafting the policy rests: it is asked for nothing but the next trial.  Everything here is a
+function of what it was told, so a replay decides alike; and no token depends on it.
 """
 
 from __future__ import annotations
@@ -34,7 +35,6 @@ FIRST_GUESS: Final = {
     ("ngram", 4): 0.8,
 }
 # How often a draft is right before any was checked, by source and grade.
-DEEPER: Final = 0.75  # a drafter that is fed its own output loses this much at the second token
 GUESS_WEIGHT: Final = 8.0  # checked drafts that the first guess counts as
 RATE_WINDOW: Final = 256.0  # checked drafts over which a rate is averaged
 DEEPEST: Final = 3  # drafts from here on share one rate
@@ -48,12 +48,13 @@ FRUITLESS_LOOK_UPS: Final = 32  # steps without a right n-gram, after which look
 LOOK_UP_SECONDS: Final = 15e-6  # of one look-up and what comes with it (2-core Xeon, Python 3.11)
 IDLE_SHARE: Final = 0.01  # of the time that rationed look-ups may take: shows below 2 ms a step
 
+REST_STEPS: Final = 16  # from one look at whether drafts have begun to pay to the next
 MEAN_WINDOW: Final = 10.0  # steps over which the mean step is averaged
 ROW_SAMPLES: Final = 15  # comparisons whose median is the cost of a row
 FIXED_ROWS: Final = 4.0  # the guess: a step without drafts takes the time of its rows and 4 more
 FIRST_MODULE_SHARE: Final = 0.125  # guess of a drafter's pass, in steps without drafts
 LEAST_ROW_SHARE: Final = 0.01  # no row is cheaper, in steps without drafts and per sequence
-HYSTERESIS: Final = 0.02  # of speed: a drafter that stops leaves holes in its sequences' keys
+HYSTERESIS: Final = 0.04  # of speed: a drafter that stops leaves holes in its sequences' keys
 
 
 @dataclass(slots=True)
@@ -110,7 +111,8 @@ class _Load:
         self.rows = self.seconds = 0.0  # recent means: draft rows, and seconds without the drafter
         self.module_seconds = 0.0  # of one pass of the drafter; 0 = never seen
         self.trial = _Schedule()  # of steps unlike the recent ones
-        self.module_trial = _Schedule()  # of passes of the drafter
+        self.module_trial = _Schedule()  # of passes of the drafter, or of one more than usual
+        self.rest = 0  # steps in which nothing is to be asked but whether a trial is due
         self._samples: deque[float] = deque(maxlen=ROW_SAMPLES)
         self._row: float | None = None  # their median
 
@@ -168,9 +170,13 @@ class Speculation:
         self.sources = sources
         self.max_drafts = max_drafts
         self.drafter_runs = False
-        self._trial = False  # the drafter ran in the last step to try its drafts in this one
-        self._rates: dict[tuple[DraftSource, int, int], _Rate] = {}
-        self._ngrams = [self._rate("ngram", grade, 0) for grade in range(2, LONGEST_GRADE + 1)]
+        self._trial = False  # the drafter ran in the last step to have its drafts tried in this one
+        self._rates = {
+            (source, grade): [_Rate(guess) for _ in range(DEEPEST + 1)]
+            for (source, grade), guess in FIRST_GUESS.items()
+        }
+        self._module_rates = self._rates["mtp", 0]
+        self._ngrams = [self._rates["ngram", grade][0] for grade in range(2, LONGEST_GRADE + 1)]
         self._fruitless = 0  # steps with look-ups since an n-gram was right
         self._saved = 0.0  # seconds that look-ups may take
         self._loads: dict[int, _Load] = {}
@@ -183,35 +189,44 @@ class Speculation:
         self._now = self._load(num_decoding)
         self._base, self._row = self._now.costs(num_decoding)
 
+    def rests(self) -> bool:
+        """Whether there is nothing to ask in this step: drafts do not pay at this load, and no
+        trial is due.  Counts the steps until it looks again."""
+        load = self._now
+        if not load.rest or self._trial:
+            return False
+        if "ngram" in self.sources and load.trial.due:
+            return False
+        if "mtp" in self.sources and load.module_trial.due:
+            return False
+        load.rest -= 1
+        return True
+
     def rate(self, source: DraftSource, grade: int, depth: int) -> float:
         """How often this source's draft number `depth` is right if those before it were."""
-        return self._rate(source, grade, depth).value
+        return self._rates_of(source, grade)[min(depth, DEEPEST)].value
 
-    def _rate(self, source: DraftSource, grade: int, depth: int) -> _Rate:
-        if grade > LONGEST_GRADE:
-            grade = LONGEST_GRADE
-        key = (source, grade, depth if depth < DEEPEST else DEEPEST)
-        found = self._rates.get(key)
-        if found is None:
-            guess = FIRST_GUESS[source, grade]
-            if source == "mtp" and depth:
-                guess *= DEEPER
-            found = self._rates[key] = _Rate(guess)
-        return found
+    def _rates_of(self, source: DraftSource, grade: int) -> list[_Rate]:
+        return self._rates[source, grade if grade < LONGEST_GRADE else LONGEST_GRADE]
 
     def chances(self, offer: Offer, record: Record) -> list[float]:
         """How likely it is that this draft and all before it are right, for each draft."""
         chance, ratio, chances = 1.0, record.ratio, []
+        rates = self._rates_of(offer.source, offer.grade)
         for depth in range(len(offer.token_ids)):
-            chance *= min(self.rate(offer.source, offer.grade, depth) * ratio, 1.0)
+            own = rates[depth if depth < DEEPEST else DEEPEST].value * ratio
+            if own < 1.0:
+                chance *= own
             chances.append(chance)
         return chances
 
     def may_look_up(self) -> bool:
         """Whether to look for n-grams in this step: if the best of them would be taken at this
         load and, while none was right of late, only in so many steps that it costs little."""
-        best = max([rate.value for rate in self._ngrams])
-        if best * self._base <= self._row * self._num_decoding and not self._now.trial.due:
+        load = self._now
+        if not self._pays_to_look_up() and not load.trial.due:
+            if "mtp" not in self.sources:
+                load.rest = REST_STEPS
             return False
         self._fruitless += 1
         if self._fruitless <= FRUITLESS_LOOK_UPS:
@@ -222,29 +237,39 @@ class Speculation:
         self._saved = 0.0
         return True
 
+    def _pays_to_look_up(self) -> bool:
+        if "ngram" not in self.sources:
+            return False
+        best = max([rate.value for rate in self._ngrams])
+        return best * self._base > self._row * self._num_decoding
+
     def share_out(self, offers: Sequence[tuple[Offer, Record]], room: int) -> list[int]:
-        """How many drafts of each offer the step takes, `room` at most in all."""
-        num_decoding, load, row = self._num_decoding, self._now, self._row
-        ranked = sorted(
-            (-chance, depth, index)
-            for index, (offer, record) in enumerate(offers)
-            for depth, chance in enumerate(self.chances(offer, record))
-        )
+        """How many drafts of each offer the step takes, `room` at most in all.
+
+        To be asked also where a look-up that was allowed has found nothing.
+        """
+        load, base = self._now, self._base
         counts = [0] * len(offers)
-        tokens, seconds = float(num_decoding), self._base
-        for negative, _, index in ranked[:room]:
-            if -negative * seconds <= row * tokens:
+        chances = [self.chances(offer, record) for offer, record in offers]
+        ranked = _likeliest_first(chances)
+        tokens, seconds, row = float(self._num_decoding), base, self._row
+        for chance, index in ranked[:room]:
+            if chance * seconds <= row * tokens:
                 break
             counts[index] += 1
-            tokens -= negative
+            tokens += chance
             seconds += row
         for (_, record), count in zip(offers, counts, strict=True):
             if not count:
                 record.forgive()
-        if load.trial.due and 2 * load.rows >= num_decoding:
+        if load.trial.due and 2 * load.rows >= self._num_decoding:
             load.trial.done()
             counts = [0] * len(offers)
-        elif offers and not any(counts) and (load.trial.due or self._trial):
+        elif self._trial:
+            counts = _all_of(offers, room)
+            if load.trial.due:
+                load.trial.done()
+        elif load.trial.due and not any(counts):
             load.trial.done()
             counts = [int(place < room) for place in range(len(offers))]
         self._trial = False
@@ -257,26 +282,31 @@ class Speculation:
         """
         load, base = self._now, self._base
         module = load.module_seconds or self._module_share * base
-        rows = self._num_decoding * self._row
-        skill = sum(record.ratio for record in records) / len(records) if records else 1.0
-        plain = 1 / base
+        added = self._num_decoding * self._row + module
+        skill = sum([record.ratio for record in records]) / len(records) if records else 1.0
         best, passes = 0.0, 0
-        tokens, chance = 1.0, 1.0
+        tokens, chance, seconds = 1.0, 1.0, base
         for depth in range(self.max_drafts):
-            chance *= min(self.rate("mtp", 0, depth) * skill, 1.0)
+            own = self._module_rates[depth if depth < DEEPEST else DEEPEST].value * skill
+            if own < 1.0:
+                chance *= own
             tokens += chance
-            speed = tokens / (base + (depth + 1) * (rows + module))
+            seconds += added
+            speed = tokens / seconds
             if speed <= best:
                 break
             best, passes = speed, depth + 1
+        self._trial = False
         margin = -HYSTERESIS if self.drafter_runs else HYSTERESIS
-        self.drafter_runs = best > plain * (1 + margin)
-        if self.drafter_runs:
-            return passes
+        self.drafter_runs = best * base > 1 + margin
         if may_try and load.module_trial.due:
             load.module_trial.done()
             self._trial = True
-            return 1
+            return min(passes + 1, self.max_drafts) if self.drafter_runs else 1
+        if self.drafter_runs:
+            return passes
+        if not self._pays_to_look_up():
+            load.rest = REST_STEPS
         return 0
 
     def learn(self, offer: Offer, record: Record, num_right: int, *, usual: bool) -> None:
@@ -284,10 +314,11 @@ class Speculation:
 
         `usual` False: the drafter worked with holes in its keys, which says nothing of others.
         """
+        rates = self._rates_of(offer.source, offer.grade)
+        if num_right and offer.source == "ngram":
+            self._fruitless = 0
         for depth in range(min(num_right + 1, len(offer.token_ids))):
-            rate = self._rate(offer.source, offer.grade, depth)
-            if depth < num_right and offer.source == "ngram":
-                self._fruitless = 0
+            rate = rates[depth if depth < DEEPEST else DEEPEST]
             record.add(rate.value, hit=depth < num_right)
             if usual:
                 rate.add(hit=depth < num_right)
@@ -306,7 +337,6 @@ class Speculation:
         load.add(num_decoding, rows, seconds - module_seconds)
         load.module_trial.wait()
         if passes:
-            load.module_trial.done()
             one = module_seconds / passes
             share = 1 / MEAN_WINDOW if load.module_seconds else 1.0
             load.module_seconds += share * (one - load.module_seconds)
@@ -318,6 +348,27 @@ class Speculation:
         if found is None:
             found = self._loads[key] = _Load()
         return found
+
+
+def _all_of(offers: Sequence[tuple[Offer, Record]], room: int) -> list[int]:
+    """All drafts, as far as there is room."""
+    counts = []
+    for offer, _ in offers:
+        counts.append(min(len(offer.token_ids), room))
+        room -= counts[-1]
+    return counts
+
+
+def _likeliest_first(chances: list[list[float]]) -> list[tuple[float, int]]:
+    """(chance, offer) of all drafts by falling chance; of equals the less deep, then the first."""
+    if len(chances) == 1:
+        return [(chance, 0) for chance in chances[0]]
+    ranked = sorted(
+        (-chance, depth, index)
+        for index, own in enumerate(chances)
+        for depth, chance in enumerate(own)
+    )
+    return [(-negative, index) for negative, _, index in ranked]
 
 
 def load_class(num_decoding: int) -> int:
