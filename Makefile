@@ -41,8 +41,9 @@ serve: install ## serve MODEL on PORT (loopback); mini-r1 ships with it, other n
 test: .venv-test/.tribody weights ## fast tests, and those that need the SmolLM2 weights
 	.venv-test/bin/python -m pytest -m "not slow and not parity" $(PYTEST_ARGS)
 
-slow: .venv-test/.tribody weights ## the long tests: restarts, disconnects, random schedules
+slow: .venv-test/.tribody weights ## the long tests: restarts, disconnects, random schedules; native-check
 	.venv-test/bin/python -m pytest -m slow $(PYTEST_ARGS)
+	@$(MAKE) --no-print-directory native-check
 
 parity: .venv-parity/.tribody ## logits against transformers, in an environment with torch
 	@.venv-parity/bin/tribody pull smollm2 >/dev/null || $(NO_WEIGHTS)
