@@ -264,7 +264,7 @@ class LatentLayers {
 
 // ---- the drafter ----------------------------------------------------------------------------------
 
-// The angles of later passes, cos and sin.
+// cos and sin of positions [0, N).
 using Angles = std::pair<In, In>;
 
 class Drafter {
@@ -282,7 +282,7 @@ class Drafter {
   }
 
   void run(const In& token_ids, const In& hidden, const StepArrays& arrays, const In& heads,
-           const Angles& later, const Out& pages, const Out& tokens, const Out& states) const {
+           const Angles& angles, const Out& pages, const Out& tokens, const Out& states) const {
     DraftCall call = call_;
     const int64_t rows = rows_in(hidden, "hidden"), size = layer_.hidden_size();
     call.layer = layer_.call_of({0, 1}, rows, arrays, pages);
@@ -300,12 +300,12 @@ class Drafter {
     if (call.passes > 1 && call.num_heads > 0)
       check_size("tokens: the stride", tokens.stride(0), call.num_heads);
     call.states = rows_of<float>(states, "states", call.num_heads, size);
-    const int64_t angles = (call.passes - 1) * call.num_heads;
-    call.cos = rows_of<const float>(later.first, "later cos", angles, call.layer.rope / 2);
-    call.sin = rows_of<const float>(later.second, "later sin", angles, call.layer.rope / 2);
+    const int64_t reach = rows_in(angles.first, "the table of cos");
+    call.cos = rows_of<const float>(angles.first, "the table of cos", reach, call.layer.rope / 2);
+    call.sin = rows_of<const float>(angles.second, "the table of sin", reach, call.layer.rope / 2);
     call.heads = checked<int64_t>(heads, "heads", 1);
     check_size("heads", static_cast<int64_t>(heads.shape(0)), call.num_heads);
-    check_heads_of(call, static_cast<int64_t>(pages.shape(1)));
+    check_heads_of(call, static_cast<int64_t>(pages.shape(1)), reach);
     nb::gil_scoped_release release;
     TRIBODY_DISPATCH(draft(call));
   }
@@ -317,9 +317,9 @@ class Drafter {
     return layers;
   }
 
-  // Heads are rows of the step, rising.  If they are to go on they are their sequences' last, and
-  // no page behind them is out of range; -1 ends a page table.
-  static void check_heads_of(const DraftCall& call, int64_t num_pages) {
+  // Heads are rows of the step, rising.  If they are to go on they are their sequences' last, no
+  // page behind them is out of range (-1 ends a page table), and every position has its angles.
+  static void check_heads_of(const DraftCall& call, int64_t num_pages, int64_t reach) {
     const Batch& batch = call.layer.step.batch;
     int64_t sequence = 0;
     for (int64_t r = 0; r < call.num_heads; ++r) {
@@ -331,6 +331,9 @@ class Drafter {
       if (row + 1 != batch.row_starts[sequence + 1])
         fail("row " + text(row) + " is not its sequence's last and cannot go on");
       const int64_t end = batch.starts[sequence] + batch.rows(sequence) + call.passes - 1;
+      if (end > reach && batch.table_length * kPage > reach)
+        fail("head " + text(r) + " goes on to position " + text(end - 1) + " of " + text(reach) +
+             " with angles");
       for (int64_t i = 0; i < batch.table_length && i * kPage < end; ++i)
         if (batch.table(sequence)[i] >= num_pages)
           fail("page " + text(i) + " of sequence " + text(sequence) + " is out of range");
@@ -356,7 +359,7 @@ void bind_layers(nb::module_& module) {
   nb::class_<Drafter>(module, "Drafter")
       .def(nb::init<const nb::object&, const nb::object&, const nb::object&>(), "module"_a,
            "spec"_a, "router"_a.none())
-      .def("run", &Drafter::run, "token_ids"_a, "hidden"_a, "arrays"_a, "heads"_a, "later"_a,
+      .def("run", &Drafter::run, "token_ids"_a, "hidden"_a, "arrays"_a, "heads"_a, "angles"_a,
            "pages"_a, "tokens"_a, "states"_a);
 }
 

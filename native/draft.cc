@@ -105,11 +105,9 @@ class DraftRun {
       slots_[kept] = int64_t{table[place]} * kPage + position % kPage;
       memcpy(tables_ + kept * first.table_length, table,
              static_cast<size_t>(place + 1) * sizeof(int32_t));
-      const int64_t angle = (pass - 1) * call_.num_heads + r;
-      memcpy(angles_ + kept * 2 * half, call_.cos.row(angle),
-             static_cast<size_t>(half) * sizeof(float));
-      memcpy(angles_ + kept * 2 * half + half, call_.sin.row(angle),
-             static_cast<size_t>(half) * sizeof(float));
+      float* angles = angles_ + kept * 2 * half;
+      memcpy(angles, call_.cos.row(position), static_cast<size_t>(half) * sizeof(float));
+      memcpy(angles + half, call_.sin.row(position), static_cast<size_t>(half) * sizeof(float));
       see(kept++, call_.states.row(r));
     }
     num_kept_ = kept;

@@ -14,7 +14,7 @@ struct DraftCall {
   Array2<const float> hidden;         // (T, H)
   const int64_t* heads;               // (R,) rising: the rows that guesses are wanted for
   int64_t num_heads, passes;
-  Array2<const float> cos, sin;  // ((passes - 1) R, D / 2): the angles of the later passes
+  Array2<const float> cos, sin;  // (N, D / 2): the angles of positions [0, N)
   int32_t* tokens;               // (passes, R)
   Array2<float> states;          // (R, H)
 

@@ -34,14 +34,15 @@ def module(maker: Maker) -> DraftModule:
     )
 
 
-def draft_rows(layout: Layout, num_generated: int, heads: list[int], passes: int) -> DraftRows:
+def draft_rows(layout: Layout, num_generated: int, heads: list[int]) -> DraftRows:
     rng = np.random.default_rng(2)
-    angles = rng.standard_normal(((passes - 1) * len(heads), 4)).astype(np.float32)
+    reach = layout.batch.page_tables.shape[1] * 64
+    angles = rng.standard_normal((reach, 4)).astype(np.float32)
     return DraftRows(
         token_ids=rng.integers(0, VOCABULARY, layout.rows).astype(np.int32),
         step=step_of(layout, 8, num_generated),
         heads=np.array(heads, np.int64),
-        later=(np.cos(angles), np.sin(angles)),
+        angles=(np.cos(angles), np.sin(angles)),
     )
 
 
@@ -77,7 +78,7 @@ def test_all_passes_are_their_parts(
     parts = ComposedDrafter(native.OPS, own, LATENT)
     for num_generated in {0, len(sequences)}:
         for heads, passes in ((list(range(layout.rows)), 1), (last_rows(layout), PASSES)):
-            rows = draft_rows(layout, num_generated, heads, passes)
+            rows = draft_rows(layout, num_generated, heads)
             results = [drafted(stack, rows, pages, passes) for stack in (whole, parts)]
             for one, other in zip(*results, strict=True):
                 np.testing.assert_array_equal(one, other)
@@ -88,12 +89,12 @@ def test_a_pass_is_what_a_first_pass_with_its_guess_would_be() -> None:
     sequences = [Sequence(20, 3), Sequence(62, 1), Sequence(127, 1)]
     layout = lay_out(sequences, np.random.default_rng(7))
     stack = latent_drafter(native.OPS, module(Maker(native.OPS, "float32")), LATENT)
-    rows, pages = draft_rows(layout, 3, last_rows(layout), 3), pages_of(layout)
+    rows, pages = draft_rows(layout, 3, last_rows(layout)), pages_of(layout)
     tokens, states, _ = drafted(stack, rows, pages, 3)
     assert tokens.tolist()[1][2] == -1, "position 128 has no page"
     assert tokens.tolist()[2][1:] == [-1, -1], "position 64 has none either"
     assert (tokens >= 0).sum() == 6
-    once, state, pages = drafted(stack, replace(rows, later=(empty(), empty())), pages, 1)
+    once, state, pages = drafted(stack, rows, pages, 1)
     for place in range(2):
         going = [0, 1] if place == 0 else [0]
         ends = [Sequence(s.start + s.rows + place, 1) for s in sequences]
@@ -107,22 +108,18 @@ def test_a_pass_is_what_a_first_pass_with_its_guess_would_be() -> None:
             [batch.page_tables[i, e // 64] * 64 + e % 64 for i, e in enumerate(batch.starts)],
             np.int64,
         )
-        cos, sin = (part[3 * place :][going] for part in rows.later)
+        cos, sin = (part[batch.starts] for part in rows.angles)
         step = replace(rows.step, cos_sin=(cos, sin), slots=slots, batch=batch)
         next_rows = DraftRows(
             token_ids=once[0, going],
             step=replace(step, num_generated=len(going)),
             heads=np.arange(len(going)),
-            later=(empty(), empty()),
+            angles=rows.angles,
         )
         once = np.empty((1, len(going)), np.int32)
         state = stack.run(state[going], next_rows, pages, once)
         assert once[0].tolist() == tokens[place + 1, going].tolist()
     np.testing.assert_array_equal(state[0], states[0])
-
-
-def empty() -> F32:
-    return np.empty((0, 4), np.float32)
 
 
 def test_a_machine_without_whole_drafters_runs_their_parts() -> None:
@@ -145,7 +142,7 @@ def test_steps_that_do_not_fit_are_refused() -> None:
     layout = lay_out([Sequence(3, 2), Sequence(9, 1)], np.random.default_rng(8))
     stack = latent_drafter(native.OPS, module(Maker(native.OPS, "w8g32")), LATENT)
     pages = pages_of(layout)
-    good = draft_rows(layout, 2, [1, 2], 2)
+    good = draft_rows(layout, 2, [1, 2])
     beyond = layout.batch.page_tables.copy()
     beyond[0, 1] = layout.num_pages
     far = replace(layout.batch, page_tables=beyond)
@@ -155,10 +152,9 @@ def test_steps_that_do_not_fit_are_refused() -> None:
         ("not its sequence's last", replace(good, heads=np.array([0, 2])), 2),
         ("head 1 is row 1", replace(good, heads=np.array([1, 1])), 2),
         ("head 1 is row 3", replace(good, heads=np.array([1, 3])), 2),
-        ("later cos", good, 3),
+        ("angles", replace(good, angles=(good.angles[0][:10], good.angles[1][:10])), 2),
     ):
         with pytest.raises(ShapeError, match=match):
             drafted(stack, wrong, pages, passes)
-    many = draft_rows(layout, 2, [1, 2], 70)
     with pytest.raises(ShapeError, match="out of range"):
-        drafted(stack, replace(many, step=replace(many.step, batch=far)), pages, 70)
+        drafted(stack, replace(good, step=replace(good.step, batch=far)), pages, 70)

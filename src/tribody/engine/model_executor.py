@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -93,7 +94,8 @@ class ModelExecutor:
             if chunk.samples:
                 first_logits[chunk.sequence_id] = len(wanted)
                 wanted.extend(range(end - 1 - chunk.num_drafts, end))
-        logits = self._model.forward(step_input(chunks, np.array(wanted, np.int64)), self._kv)
+        step = step_input(chunks, np.array(wanted, np.int64))
+        logits = self._model.forward(step, self._kv)
         slots: list[SampleSlot] = []
         rows: list[int] = []
         for chunk in plan.chunks:
@@ -105,29 +107,25 @@ class ModelExecutor:
             result.tokens = sample(self._ops, logits, slots, np.array(rows, np.int64))
         if plan.draft_passes and self._draft_kv is not None:
             started = self._clock.now()
-            drawn = _drawn(plan, result.tokens)
-            result.drafts = self._draft(chunks, drawn, plan.draft_passes, self._draft_kv)
+            followed = follow(step, chunks, _drawn(plan, result.tokens))
+            result.drafts = self._draft(followed, plan.draft_passes, self._draft_kv)
             result.draft_seconds = self._clock.now() - started
         return result
 
-    def _draft(
-        self, chunks: Sequence[Chunk], drawn: Mapping[int, list[int]], passes: int, kv: KVStore
-    ) -> dict[int, list[int]]:
+    def _draft(self, followed: Followed, passes: int, kv: KVStore) -> dict[int, list[int]]:
         """Let the drafter follow the step; its guesses by sequence id.
 
         Passes after the first go on from its own guesses, as far as a sequence's pages reach.
         """
         drafter = self._model.drafter
         assert drafter is not None
-        settled, rows, asked = _settled(chunks, drawn)
-        if not settled:
+        if not len(followed.rows):
             return {}
-        ends = list(itertools.accumulate(len(chunk.token_ids) for chunk in settled))
-        step = step_input(settled, np.array([ends[i] - 1 for i in asked], np.int64))
-        tokens, _ = drafter.draft(step, drafter.hidden(np.array(rows)), passes, kv)
+        hidden = drafter.hidden(followed.rows)
+        tokens, _ = drafter.draft(followed.step, hidden, passes, kv)
         guesses: dict[int, list[int]] = {}
-        for i, found in zip(asked, tokens.T.tolist(), strict=True):
-            guesses[settled[i].sequence_id] = found[: found.index(-1)] if -1 in found else found
+        for sequence_id, found in zip(followed.asked, tokens.T.tolist(), strict=True):
+            guesses[sequence_id] = found[: found.index(-1)] if -1 in found else found
         return guesses
 
     def logit_chunks(
@@ -166,43 +164,63 @@ def _drawn(plan: StepPlan, tokens: Sequence[SampledToken]) -> dict[int, list[int
     return drawn
 
 
-def _settled(
-    chunks: Sequence[Chunk], drawn: Mapping[int, list[int]]
-) -> tuple[list[Chunk], list[int], list[int]]:
-    """The rows of a step after which the token is known, each with that token, as chunks.
+@dataclass(frozen=True, slots=True)
+class Followed:
+    """The rows of a step after which the token is known, each with that token.
+
+    rows (T,) int64: their places in the step.  asked: the sequences that drew, in the order of
+    `step.logit_rows`.
+    """
+
+    step: StepInput
+    rows: I64
+    asked: list[int]
+
+
+def follow(step: StepInput, chunks: Sequence[Chunk], drawn: Mapping[int, list[int]]) -> Followed:
+    """What is settled of the step that computed these chunks.
 
     That is every row but a chunk's last, whose token is the chunk's `next_token_id` or was drawn
-    from it; rows of drafts if they were right.  Also the rows' places in the step, and which of
-    the chunks drew.
+    from it; rows of drafts if they were right.
     """
-    settled: list[Chunk] = []
+    token_ids: list[int] = []
     rows: list[int] = []
+    row_starts, kept = [0], []
+    heads: list[int] = []
     asked: list[int] = []
     end = 0
-    for chunk in chunks:
+    for index, chunk in enumerate(chunks):
         first, end = end, end + len(chunk.token_ids)
         tokens = drawn.get(chunk.sequence_id, [])
         following = chunk.next_token_id
-        if following is None and tokens:
+        draws = following is None and bool(tokens)
+        if draws:
             following = tokens[-1]
-            asked.append(len(settled))
-        if following is None:
-            continue
-        if following < 0:
-            asked.pop()
+        if following is None or following < 0:
             continue
         count = len(chunk.token_ids) - chunk.num_drafts + max(0, len(tokens) - 1)
+        token_ids += chunk.token_ids[1:count]
+        token_ids.append(following)
         rows.extend(range(first, first + count))
-        settled.append(
-            Chunk(
-                sequence_id=chunk.sequence_id,
-                token_ids=[*chunk.token_ids[1:count], following],
-                start=chunk.start,
-                page_table=chunk.page_table,
-                generated=chunk.generated,
-            )
-        )
-    return settled, rows, asked
+        row_starts.append(len(rows))
+        kept.append(index)
+        if draws:
+            heads.append(len(rows) - 1)
+            asked.append(chunk.sequence_id)
+    places, batch, num_generated = np.array(rows, np.int64), step.batch, step.num_generated
+    starts, tables = batch.starts, batch.page_tables
+    if len(kept) < len(chunks):
+        starts, tables = starts[kept], tables[kept]
+        num_generated = sum(index < num_generated for index in kept)
+    settled = StepInput(
+        token_ids=np.array(token_ids, np.int32),
+        positions=step.positions[places],
+        slots=step.slots[places],
+        batch=AttentionBatch(np.array(row_starts, np.int32), starts, tables),
+        num_generated=num_generated,
+        logit_rows=np.array(heads, np.int64),
+    )
+    return Followed(settled, places, asked)
 
 
 def pieces(length: int, first: int, largest: int) -> list[tuple[int, int]]:

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from tribody.core.config import PAGE_SIZE
 from tribody.memory.kv_store import KVStore, latent_layout
 from tribody.models.config import Latent, ModelConfig
 from tribody.models.deepseek_v3 import DeepseekV3, layer_shapes, read_layer, spec_of
@@ -74,7 +75,7 @@ class DeepseekMTP:
         """See `step_input.Drafter.draft`."""
         model, heads = self._model, step.logit_rows
         tokens = np.empty((passes, len(heads)), np.int32)
-        later = (step.positions[heads] + np.arange(1, passes)[:, None]).ravel()
-        rows = DraftRows(step.token_ids, model.step_rows(step), heads, model.rope.rows(later))
+        angles = model.rope.table(step.batch.page_tables.shape[1] * PAGE_SIZE)
+        rows = DraftRows(step.token_ids, model.step_rows(step), heads, angles)
         (pages,) = kv.arrays
         return tokens, self._stack.run(hidden, rows, pages, tokens)

@@ -177,6 +177,12 @@ class RopeTable:
             self._grow(int(positions.max()) + 1)
         return self._cos[positions], self._sin[positions]
 
+    def table(self, length: int) -> tuple[F32, F32]:
+        """cos, sin (N, dim / 2) of positions [0, N), N >= length; not to be changed."""
+        if len(self._cos) < length:
+            self._grow(length)
+        return self._cos, self._sin
+
     def _grow(self, length: int) -> None:
         """Double until `length` fits; TABLE_ROWS at the least."""
         rows = max(2 * len(self._cos), TABLE_ROWS)

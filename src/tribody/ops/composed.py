@@ -172,8 +172,7 @@ class ComposedDrafter:
         own_batch = np.searchsorted(batch.row_starts, heads, side="right") - 1
         tables = batch.page_tables[own_batch]
         ends = batch.starts[own_batch] + heads - batch.row_starts[own_batch] + 1
-        shape = len(tokens) - 1, len(heads), self._spec.rope // 2
-        cos, sin = (part.reshape(shape) for part in rows.later)
+        cos, sin = rows.angles
         for index in range(1, len(tokens)):
             positions = ends + (index - 1)
             page = self._pages_at(tables, positions)
@@ -184,7 +183,7 @@ class ComposedDrafter:
                 positions[kept].astype(np.int32),
                 tables[kept],
             )
-            angles = cos[index - 1][kept], sin[index - 1][kept]
+            angles = cos[positions[kept]], sin[positions[kept]]
             step = StepRows(angles, slots, own, len(kept))
             x = self._compute(tokens[index - 1][kept], states[kept], step, pages)
             self._say(x, kept, states, tokens[index])

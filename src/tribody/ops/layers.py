@@ -156,14 +156,14 @@ class DraftRows:
     """What a drafter's passes share: the first pass's rows, and how to go on from them.
 
     token_ids (T,): the token that follows each row's position.  heads (R,) rising: the rows whose
-    next tokens are guessed, their sequences' last if there is more than one pass.  later: cos and
-    sin, ((passes - 1) R, D / 2), of the positions behind the heads, pass by pass.
+    next tokens are guessed, their sequences' last if there is more than one pass.  angles: cos and
+    sin, (N, D / 2), of positions [0, N), as many as the page tables hold.
     """
 
     token_ids: I32
     step: StepRows
     heads: I64
-    later: tuple[F32, F32]
+    angles: tuple[F32, F32]
 
 
 class DraftStack(Protocol):

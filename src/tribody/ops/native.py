@@ -280,7 +280,7 @@ class NativeDrafter:
     def run(self, hidden: F32, rows: DraftRows, pages: Pages, tokens: I32) -> F32:
         states = np.empty((tokens.shape[1], hidden.shape[1]), np.float32)
         arrays = _arrays(rows.step)
-        self._run(rows.token_ids, hidden, arrays, rows.heads, rows.later, pages, tokens, states)
+        self._run(rows.token_ids, hidden, arrays, rows.heads, rows.angles, pages, tokens, states)
         return states
 
 
