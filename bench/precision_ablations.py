@@ -5,7 +5,8 @@
 
 For the bytes of each plain format: the mixture that takes no more of them, and
 
-* nearest codes: its scales fitted, no error feedback between columns;
+* not descended: its codes chosen once, with error feedback between columns;
+* nearest codes: its scales fitted, no error feedback;
 * plain: its formats, rounded plainly;
 * by errors: formats chosen as if a matrix's loss were its weighted rounding error;
 * without minima: formats chosen among w8g32, w6g32 and fp4g32;
@@ -42,7 +43,7 @@ from tribody.quality.logits import REFERENCE, LoadedModel
 from tribody.quality.prose import package_prose
 from tribody.quality.statistics import F64, Interval, bootstrap_means, percentile_interval
 from tribody.tuning.corpus import Corpus, prose_corpus, task_corpus
-from tribody.tuning.fitting import Fits, fitted
+from tribody.tuning.fitting import Fits, compensated
 from tribody.tuning.quantize import Quantization
 from tribody.tuning.sensitivity import Sensitivities, rounding_errors, sensitivities
 from tribody.tuning.trial import Reading
@@ -69,7 +70,7 @@ class Row:
 
 
 def nearest(values: F32, weight_format: WeightFormat, importance: F32, _: F32 | None) -> Parts:
-    return fitted(values, weight_format, importance, None)
+    return compensated(values, weight_format, importance, None)
 
 
 def plain(values: F32, weight_format: WeightFormat, _: F32, __: F32 | None) -> Parts:
@@ -90,6 +91,7 @@ class Ablations:
         threads = physical_cores()
         self.fits = {
             "fitted": self.quantization.fits,
+            "compensated": Fits(self.trial, native.OPS, threads, compensated),
             "nearest": Fits(self.trial, native.OPS, threads, nearest),
             "plain": Fits(self.trial, native.OPS, threads, plain),
         }
@@ -112,8 +114,8 @@ class Ablations:
         return found
 
     def _without_minima(self) -> Sensitivities:
-        readings = self.quantization.readings
-        return sensitivities(self.trial, native.OPS, SYMMETRIC, readings, lambda _: None)
+        run = self.quantization
+        return sensitivities(self.trial, run.fits, SYMMETRIC, run.sensed, lambda _: None)
 
     def loss(self, choices: Choices, fit: str) -> F64:
         """(chunks, 2): sums of KL, and compared positions."""
@@ -141,6 +143,7 @@ class Ablations:
         assert mixture is not None, "the format itself takes no more bytes"
         found: dict[str, tuple[Choices, str]] = {
             "mixture": (mixture, "fitted"),
+            "not descended": (mixture, "compensated"),
             "nearest codes": (mixture, "nearest"),
             "plain": (mixture, "plain"),
         }

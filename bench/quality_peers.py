@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,9 +40,9 @@ from tribody.quality.prose import package_prose
 from tribody.quality.statistics import F64, Interval, bootstrap_means, percentile_interval
 from tribody.tuning.choice import Goal
 from tribody.tuning.corpus import Corpus
+from tribody.tuning.fitting import importance_of
 from tribody.tuning.manifest import Manifest
 from tribody.tuning.quantize import Quantization
-from tribody.tuning.sensitivity import importance_of
 from tribody.tuning.trial import Trial
 
 CONTEXT = 512
@@ -86,7 +86,10 @@ def tensors_of(name: str) -> Iterator[str]:
 
 
 def write_importance(trial: Trial, target: Path) -> None:
-    """As llama-imatrix counts it: layers' matrices, neither the embedding nor the head."""
+    """Of the matrices that llama-imatrix counts: layers', neither the embedding nor the head.
+
+    The inputs' mean squares as tribody weighs them, so that both quantizers are told the same.
+    """
     arrays = {}
     for name, matrix in trial.matrices.items():
         if name.startswith("model.layers."):
@@ -103,20 +106,25 @@ def widen(path: Path, target: Path) -> None:
         write_checkpoint(target, checkpoint, packed_items(trial.weights), {})
 
 
-def chunk_sums(reference: LoadedModel, other: LoadedModel, chunks: Sequence[Chunk]) -> F64:
-    """(chunks, 3): sums of the reference's and the other's losses, and of KL."""
-    sums = np.zeros((len(chunks), 3))
-    for row, chunk in zip(sums, chunks, strict=True):
+def losses(
+    reference: LoadedModel, others: Mapping[str, LoadedModel], chunks: Sequence[Chunk]
+) -> dict[str, F64]:
+    """(chunks, 3) for each: sums of the reference's and its own losses, and of KL."""
+    sums = {name: np.zeros((len(chunks), 3)) for name in others}
+    for index, chunk in enumerate(chunks):
         read, targets = chunk.token_ids[:-1], np.array(chunk.token_ids)
         first = chunk.first - 1
-        pairs = zip(reference.logits(read, first), other.logits(read, first), strict=True)
-        for (position, expected), (_, given) in pairs:
-            for start in range(0, len(expected), 32):
-                rows = slice(start, start + 32)
-                at = position + start + 1
-                wanted = targets[at : at + len(expected[rows])]
-                part = compare_rows(expected[rows], given[rows], wanted)
-                row += [part.reference_nll.sum(), part.nll.sum(), part.kl.sum()]
+        expected = [(at, rows.copy()) for at, rows in reference.logits(read, first)]
+        for name, other in others.items():
+            pairs = zip(expected, other.logits(read, first), strict=True)
+            for (position, theirs), (_, own) in pairs:
+                for start in range(0, len(theirs), 32):
+                    rows = slice(start, start + 32)
+                    at = position + start + 1
+                    wanted = targets[at : at + len(theirs[rows])]
+                    part = compare_rows(theirs[rows], own[rows], wanted)
+                    found = part.reference_nll.sum(), part.nll.sum(), part.kl.sum()
+                    sums[name][index] += found
     return sums
 
 
@@ -147,10 +155,13 @@ def row_of(name: str, size: int, bits: float, own: F64, base: F64, counts: F64) 
 class Comparison:
     """One run; files that are there already are used again."""
 
-    def __init__(self, source: Path, out: Path, tokens: int, held_out: int) -> None:
+    def __init__(self, source: Path, out: Path, tokens: int, held_out: int, threads: int) -> None:
         self.source, self.out = source, out
         self.config = EngineConfig(
-            model_path=str(source), kv_budget_bytes=1 << 28, max_context_tokens=CONTEXT
+            model_path=str(source),
+            kv_budget_bytes=1 << 26,
+            max_context_tokens=CONTEXT,
+            num_threads=threads,
         )
         self.reference = LoadedModel(self.config, REFERENCE)
         text = package_prose(default_cache_dir(os.environ))
@@ -182,17 +193,21 @@ class Comparison:
         manifest = self.quantization.run(Goal(bits=bits), out)
         return out, out.stat().st_size - manifest.weight_bytes
 
-    def sums(self, path: Path) -> F64:
-        wide = path.with_suffix(".float32.tribody")
-        if path.suffix == ".gguf":
-            config = EngineConfig(
-                model_path=str(path), kv_budget_bytes=1 << 28, max_context_tokens=CONTEXT
-            )
-            return chunk_sums(self.reference, LoadedModel(config, REFERENCE), self.held_out)
-        widen(path, wide)
-        other = LoadedModel(self.config, Precision("w8g32", "float32", wide))
-        found = chunk_sums(self.reference, other, self.held_out)
-        wide.unlink()
+    def losses(self, files: Mapping[str, Path]) -> dict[str, F64]:
+        """Of all files, which are in memory together."""
+        loaded = {}
+        for name, path in files.items():
+            config, precision = self.config, REFERENCE
+            wide = path.with_suffix(".float32.tribody")
+            if path.suffix == ".gguf":
+                config = msgspec.structs.replace(config, model_path=str(path))
+            else:
+                widen(path, wide)
+                precision = Precision("w8g32", "float32", wide)
+            loaded[name] = LoadedModel(config, precision)
+        found = losses(self.reference, loaded, self.held_out)
+        for path in files.values():
+            path.with_suffix(".float32.tribody").unlink(missing_ok=True)
         return found
 
 
@@ -231,18 +246,18 @@ def main() -> None:
     parser.add_argument("--bits", default="4.9", help="of mixtures beside those of equal bytes")
     parser.add_argument("--tokens", type=int, default=8192, help="to calibrate on")
     parser.add_argument("--held-out", type=int, default=12288, help="tokens to measure on")
+    parser.add_argument("--threads", type=int, default=0, help="default: physical cores")
     parser.add_argument("--llama-python", type=Path)
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
-    run = Comparison(options.source, options.out, options.tokens, options.held_out)
+    run = Comparison(options.source, options.out, options.tokens, options.held_out, options.threads)
     bits = [float(text) for text in options.bits.split(",") if text]
     files = files_of(run, options.types.split(","), bits, options.llama_python)
-    base = run.sums(files[BASE])
+    sums = run.losses(files)
     with (options.out / "quality.jsonl").open("w", encoding="utf-8") as results:
         for name, path in files.items():
-            size = path.stat().st_size
-            own = base if name == BASE else run.sums(path)
-            row = row_of(name, size, weight_bits(path, run.num_weights), own, base, run.counts)
+            size, stored = path.stat().st_size, weight_bits(path, run.num_weights)
+            row = row_of(name, size, stored, sums[name], sums[BASE], run.counts)
             print(show(row), flush=True)
             results.write(msgspec.json.encode(row).decode() + "\n")
 

@@ -40,6 +40,9 @@ MANIFEST = Manifest(
         perplexity_ratio=1.0,
         perplexity_ratio_interval=None,
         top1_agreement=1.0,
+        correct_to_wrong=0,
+        wrong_to_correct=0,
+        mcnemar_p=1.0,
     ),
     matrices={},
     frontier=[],
@@ -57,10 +60,13 @@ MANIFEST = Manifest(
         ({"budget": "10%"}, "give a share"),
         ({"budget": "much", "speed": 3.0}, "give a share"),
         ({"budget": "99%", "out": Path("model.gguf")}, "must end with"),
+        ({"bits": 5, "formats": "w4m32,w3m32"}, "name some of w8g32, w6g32"),
+        ({"bits": 5, "formats": ","}, "name some of"),
     ],
 )
 def test_what_cannot_be_asked_for_is_refused_before_anything_is_loaded(asked, words: str) -> None:
-    given = {"budget": None, "speed": None, "bits": None, "out": Path("model.tribody"), **asked}
+    goal = {"budget": None, "speed": None, "bits": None, "formats": "w8g32, w4m32"}
+    given = {**goal, "out": Path("model.tribody"), **asked}
     options = QuantizeOptions(model="mini-r1", text=None, tokens=64, as_json=False, **given)
     with pytest.raises(BadConfig, match=words):
         run(options, EngineOptions())

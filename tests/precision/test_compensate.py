@@ -7,7 +7,8 @@ import pytest
 
 from tribody.core.config import WeightFormat
 from tribody.precision.codes import check_parts, decode
-from tribody.precision.compensate import GRIDS, compensate, product_error
+from tribody.precision.compensate import compensate, damped, product_error
+from tribody.precision.grid import GRIDS
 from tribody.precision.search import SEARCHES
 
 FORMATS = tuple(GRIDS)
@@ -59,6 +60,36 @@ def test_inputs_that_do_not_go_together_leave_rounding_to_nearest(
     before, after = (np.abs(weights - decode(weight_format, p, 64)) for p in (parts, found))
     assert (after <= before + 1e-7).all()
     assert np.count_nonzero(found[0] != parts[0]) < 0.02 * weights.size
+
+
+@pytest.mark.parametrize(("num_inputs", "share"), [(10, 0.5), (400, 0.16), (1_000_000, 0.01)])
+def test_the_fewer_inputs_the_more_damping(num_inputs: int, share: float) -> None:
+    _, moments = case(1, 64)
+    found = damped(moments, num_inputs)
+    np.testing.assert_allclose(
+        found - moments, share * moments.diagonal().mean() * np.eye(64), rtol=1e-3, atol=1e-4
+    )
+
+
+def test_few_inputs_mislead_less_when_damped() -> None:
+    """Codes by the moments of few inputs were worse, on others, than those of no compensation."""
+    rng = np.random.default_rng(5)
+    columns, few = 96, 128
+    turned, _ = np.linalg.qr(rng.normal(size=(columns, columns)))
+    mixing = np.arange(1, columns + 1)[:, None] ** -0.5 * turned
+    inputs = (rng.normal(size=(8000, columns)) @ mixing).astype(np.float32)
+    weights = rng.normal(size=(64, columns)).astype(np.float32)
+    seen, others = (x.T @ x / len(x) for x in (inputs[:few], inputs[few:]))
+    parts = SEARCHES["w4m32"](weights, np.ascontiguousarray(seen.diagonal()))
+    nearly_none = seen + np.float32(0.01 * seen.diagonal().mean()) * np.eye(columns, dtype="f4")
+    errors = [
+        product_error(weights, decode("w4m32", p, columns), others).sum()
+        for p in (
+            compensate(weights, "w4m32", parts, nearly_none),
+            compensate(weights, "w4m32", parts, damped(seen, few)),
+        )
+    ]
+    assert errors[1] < 0.85 * errors[0]
 
 
 def test_nothing_seen_changes_nothing() -> None:

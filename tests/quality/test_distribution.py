@@ -34,6 +34,13 @@ def test_rows_by_hand() -> None:
     assert rows.agrees.tolist() == [0.0]
 
 
+def test_a_flip_is_a_true_token_won_or_lost() -> None:
+    first, second = np.eye(3, dtype=np.float32)[[0, 0, 0, 1]], np.eye(3, dtype=np.float32)
+    rows = compare_rows(first, second[[1, 1, 0, 0]], np.array([0, 1, 0, 2]))
+    assert rows.lost.tolist() == [1, 0, 0, 0]
+    assert rows.gained.tolist() == [0, 1, 0, 0]
+
+
 def test_log_softmax_takes_any_size() -> None:
     logits = np.array([[3e38, 0.0], [-3e38, -3e38], [1e-30, 0.0]], np.float32)
     assert np.exp(log_softmax(logits)).sum(axis=1) == pytest.approx(1.0)
@@ -50,6 +57,7 @@ def test_a_model_has_no_distance_to_itself(
     assert distance.perplexity == distance.reference_perplexity
     assert (distance.kl_mean_nats, distance.kl_p99_nats, distance.kl_max_nats) == (0.0, 0.0, 0.0)
     assert distance.top1_agreement == 1.0
+    assert (distance.correct_to_wrong, distance.wrong_to_correct) == (0, 0)
     interval = distance.perplexity_ratio_interval
     assert interval is not None
     assert (interval.low, interval.high) == (1.0, 1.0)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 
@@ -12,8 +14,8 @@ from tribody.precision.codes import decode, encode
 from tribody.precision.compensate import product_error
 from tribody.quality.chunks import Chunk
 from tribody.tuning.divergence import divergence, log_softmax
-from tribody.tuning.fitting import Fits
-from tribody.tuning.sensitivity import importance_of, sensitivities
+from tribody.tuning.fitting import Fits, importance_of
+from tribody.tuning.sensitivity import sensitivities
 from tribody.tuning.trial import Trial
 from tribody.tuning.trial_ops import TrialOps
 
@@ -74,7 +76,8 @@ def test_fewer_bits_cost_more(trial: Trial, readings) -> None:
     whole = trial.matrices
     trial.matrices = {name: whole[name] for name in names}
     try:
-        found = sensitivities(trial, native.OPS, formats, readings, lambda _: None)
+        fits = Fits(trial, native.OPS, 2)
+        found = sensitivities(trial, fits, formats, readings, lambda _: None)
     finally:
         trial.matrices = whole
     for name in names:
@@ -103,7 +106,8 @@ def test_observed_inputs_are_those_of_the_products() -> None:
     x = rng.normal(size=(5, 8)).astype(np.float32)
     norm = rng.normal(size=8).astype(np.float32)
     ops.observing = True
-    ops.norm_mlp(x.copy(), norm, 1e-6, gate_up, down)
+    stream = x.copy()
+    ops.norm_mlp(stream, norm, 1e-6, gate_up, down)
     hidden = x / np.sqrt(np.mean(x * x, axis=1, keepdims=True) + 1e-6) * norm
     products = hidden.T @ hidden / len(hidden)
     moments = gate_up.mean_moments()
@@ -112,6 +116,7 @@ def test_observed_inputs_are_those_of_the_products() -> None:
     np.testing.assert_allclose(importance_of(gate_up), np.mean(hidden**2, axis=0), rtol=1e-5)
     gate, up = np.split(hidden @ ops.values(gate_up).T, 2, axis=1)
     inner = gate / (1 + np.exp(-gate)) * up
+    inner /= np.sqrt(np.mean(stream**2, axis=1, keepdims=True))  # what the next norm divides by
     np.testing.assert_allclose(importance_of(down), np.mean(inner**2, axis=0), rtol=1e-4)
 
 
@@ -130,6 +135,29 @@ def test_experts_observe_their_own_rows_and_borrow_when_they_have_few() -> None:
     mean = np.mean(x**2, axis=0)
     np.testing.assert_allclose(importance_of(gate_up)[0], np.mean(x[:30] ** 2, axis=0), rtol=1e-5)
     np.testing.assert_allclose(importance_of(gate_up)[2], mean, rtol=1e-5)
+
+
+def test_what_meets_the_stream_counts_by_its_size_and_experts_by_their_part() -> None:
+    rng = np.random.default_rng(8)
+    ops = TrialOps(reference.OPS)
+    out_proj = ops.pack(rng.normal(size=(8, 6)).astype(np.float32), "float32")
+    x, residual = rng.normal(size=(2, 5, 8)).astype(np.float32)
+    x = x[:, :6].copy()
+    residual[0] *= 1000  # a first token
+    out = np.empty((5, 8), np.float32)
+    ops.observing = True
+    ops.linear(x, out_proj, None, residual, out)
+    scaled = x / np.sqrt(np.mean(out**2, axis=1, keepdims=True))
+    np.testing.assert_allclose(importance_of(out_proj), np.mean(scaled**2, axis=0), rtol=1e-4)
+    gate_up = ops.pack(rng.normal(size=(2, 4, 8)).astype(np.float32), "float32")
+    down = ops.pack(rng.normal(size=(2, 8, 2)).astype(np.float32), "float32")
+    rows = rng.normal(size=(40, 8)).astype(np.float32)
+    experts = np.tile(np.array([0, 1], np.int32), (40, 1))
+    weights = np.tile(np.array([0.9, 0.1], np.float32), (40, 1))
+    ops.moe(rows, experts, weights, (gate_up, down), None, np.zeros((40, 8), np.float32))
+    mean = np.mean(rows**2, axis=0)
+    np.testing.assert_allclose(importance_of(gate_up)[0], 0.81 * mean, rtol=1e-4)
+    np.testing.assert_allclose(importance_of(gate_up)[1], 0.01 * mean, rtol=1e-4)
 
 
 def test_of_large_stacks_only_squares_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -153,20 +181,34 @@ def test_what_was_never_met_matters_evenly() -> None:
     np.testing.assert_array_equal(importance_of(matrix), np.ones((2, 8), np.float32))
 
 
-def test_losses_add_up_to_the_whole_models(trial: Trial, readings) -> None:
+def test_losses_add_up_to_the_whole_models(
+    trial: Trial, readings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the coarsest format fitted, in the finest rounded plainly, in between in proportion."""
     formats: tuple[WeightFormat, ...] = ("w8g32", "w5m32", "w4m32")
+    few = {n: m for n, m in trial.matrices.items() if re.search(r"embed|[036]\.(self|mlp|eh)", n)}
+    monkeypatch.setattr(trial, "matrices", few)
     done: list[int] = []
-    found = sensitivities(trial, native.OPS, formats, readings, done.append)
-    assert sum(done) == len(trial.matrices) + len(formats)
-    for index, weight_format in enumerate(formats):
-        for name, matrix in trial.matrices.items():
-            matrix.matrix = native.OPS.pack(trial.values(name), weight_format)
-        whole = trial.divergence(readings, -1)
-        assert sum(options[index].loss for options in found.values()) == pytest.approx(whole)
-        for matrix in trial.matrices.values():
-            matrix.matrix = matrix.original
+    fits = Fits(trial, native.OPS, 2)
+    found = sensitivities(trial, fits, formats, readings, done.append)
+    assert sum(done) == 2 * len(few) + len(formats)
     assert trial.divergence(readings, -1) == pytest.approx(0, abs=1e-9)
-    drafted = [name for name in trial.matrices if trial.first_layer(name) is None]
+    plain = []
+    for weight_format in formats:
+        for name, matrix in few.items():
+            matrix.matrix = trial.rounded(name, weight_format)
+        plain.append(trial.divergence(readings, -1))
+    fits.exchange(dict.fromkeys(few, "w4m32"), lambda _: None)
+    coarsest = trial.divergence(readings, -1)
+    for matrix in few.values():
+        matrix.matrix = matrix.original
+    sums = [sum(options[index].loss for options in found.values()) for index in range(3)]
+    assert plain[0] < coarsest < plain[2]
+    left = (coarsest - plain[0]) / (plain[2] - plain[0])
+    between = plain[0] + left * (plain[1] - plain[0])
+    assert sums == pytest.approx([plain[0], between, coarsest])
+    drafted = [name for name in few if trial.first_layer(name) is None]
+    assert drafted
     assert {option.loss for name in drafted for option in found[name]} == {0}
 
 

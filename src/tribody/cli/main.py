@@ -226,6 +226,9 @@ def quantize(
     bits: Annotated[
         float | None, typer.Option(help="Most bits per weight, such as 4.6, in place of both.")
     ] = None,
+    formats: Annotated[
+        str, typer.Option(help="To choose among; fp4g32 is the smallest.")
+    ] = "w8g32,w6g32,w5m32,w4m32",
     text: Annotated[
         Path | None, typer.Option(help="Text to calibrate and verify on (default: fixed prose).")
     ] = None,
@@ -245,6 +248,7 @@ def quantize(
         budget=budget,
         speed=target_speed,
         bits=bits,
+        formats=formats,
         text=text,
         tokens=tokens,
         as_json=as_json,

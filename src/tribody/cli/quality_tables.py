@@ -94,7 +94,7 @@ def _print_distances(report: Report, console: Console) -> None:
         title = (
             f"Distributions on {corpus.name}, against float32 (its perplexity: {perplexity:.4g})"
         )
-        head = ("format", "ratio", "95 %", "KL mean", "99 %", "max", "top 1")
+        head = ("format", "ratio", "95 %", "KL mean", "99 %", "max", "top 1", "flips")
         table = _table(console, title, *head)
         for name, distance in rows:
             table.add_row(name, *_distance_cells(distance))
@@ -102,7 +102,8 @@ def _print_distances(report: Report, console: Console) -> None:
     if report.noise_floor:
         tokens = " and ".join(str(floor.num_predicted_tokens) for floor in report.noise_floor)
         console.out(
-            f"\n  ratio: of perplexities.  KL: nats a token.  noise floor: float32 again, by\n"
+            "\n  ratio: of perplexities.  KL: nats a token.  flips: true tokens that were the most\n"
+            "  likely ones and are no longer, and the reverse.  noise floor: float32 again, by\n"
             f"  NumPy, on the first {tokens} tokens; smaller differences say nothing"
         )
 
@@ -116,6 +117,7 @@ def _distance_cells(distance: Distance) -> list[str]:
         f"{distance.kl_p99_nats:.1e}",
         f"{distance.kl_max_nats:.1e}",
         f"{distance.top1_agreement:.2%}",
+        f"{distance.correct_to_wrong}:{distance.wrong_to_correct}",
     ]
 
 

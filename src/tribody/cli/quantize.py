@@ -18,11 +18,12 @@ from tribody.cli.engine_options import EngineOptions, engine_config, require_nat
 from tribody.cli.environment import Environment, read_environment
 from tribody.cli.logs import start_logging
 from tribody.cli.models import fetch
-from tribody.core.config import EngineConfig
+from tribody.core.config import EngineConfig, WeightFormat
 from tribody.core.errors import BadConfig
 from tribody.loading import bundled
 from tribody.loading.packed_checkpoint import SUFFIX
 from tribody.ops import native
+from tribody.precision.search import SEARCHES
 from tribody.quality.logits import REFERENCE, LoadedModel
 from tribody.quality.prose import package_prose, text_file
 from tribody.tuning import report
@@ -41,6 +42,7 @@ class QuantizeOptions:
     budget: str | None
     speed: float | None
     bits: float | None
+    formats: str
     text: Path | None
     tokens: int
     as_json: bool
@@ -52,7 +54,7 @@ def run(options: QuantizeOptions, engine: EngineOptions) -> int:
     Raises: BadConfig, DownloadFailed, BadModel, EngineFailed."""
     environment = read_environment(os.environ)
     start_logging(environment.log_level or "warning")
-    goal = _goal(options)
+    goal, formats = _goal(options), _formats(options.formats)
     if options.out.suffix != SUFFIX:
         raise BadConfig(f"--out {options.out}: the name must end with {SUFFIX}")
     if not options.out.parent.is_dir():
@@ -63,7 +65,8 @@ def run(options: QuantizeOptions, engine: EngineOptions) -> int:
     corpus = _corpus(options, config, environment)
     try:
         with Bars(environment, quiet=options.as_json and not sys.stdout.isatty()) as bars:
-            manifest = Quantization(config, corpus, native.OPS, bars).run(goal, options.out)
+            quantization = Quantization(config, corpus, native.OPS, bars, formats)
+            manifest = quantization.run(goal, options.out)
         page = options.out.with_suffix(".html")
         page.write_text(report.html(manifest), encoding="utf-8")
     except OSError as error:
@@ -95,6 +98,14 @@ def _goal(options: QuantizeOptions) -> Goal:
         )
     recovery = None if options.budget is None else _recovery(options.budget)
     return Goal(recovery=recovery, speed=options.speed)
+
+
+def _formats(text: str) -> list[WeightFormat]:
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    formats = [known for known in SEARCHES if known in names]
+    if not formats or len(formats) != len(set(names)):
+        raise BadConfig(f"--formats {text}: name some of {', '.join(SEARCHES)}")
+    return formats
 
 
 def _recovery(budget: str) -> float:
@@ -156,6 +167,8 @@ def _print(manifest: Manifest, out: Path, page: Path, console: Console) -> None:
         "perplexity": f"x {check.perplexity_ratio:.4f}",
         **_speed_rows(manifest),
         "same first token": f"{check.top1_agreement:.2%}",
+        "right tokens": f"{check.correct_to_wrong} lost, {check.wrong_to_correct} gained "
+        f"(p = {check.mcnemar_p:.2f})",
         "model": str(out),
         "report": str(page),
     }

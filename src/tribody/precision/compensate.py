@@ -17,64 +17,34 @@ and Stork's optimal brain surgeon, its inverses from one Cholesky factor.  No co
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import cast
-
 import numpy as np
 
 from tribody.core.config import WeightFormat
-from tribody.precision import minimum, quantize
 from tribody.precision.codes import Parts, decode
-from tribody.precision.minimum import MinimumParts
+from tribody.precision.grid import GRIDS, Codes, Grid
 from tribody.precision.quantize import F32, GROUP_SIZE, inverse_of
 
-DAMPING = 0.01
-# Of M's mean diagonal, added to it: M of few inputs is singular, and what it says of directions
-# that were hardly seen is chance.  The paper's value.
+LEAST_DAMPING, MOST_DAMPING = 0.01, 0.5  # the least is the paper's value
 
 STEP = 32  # columns whose errors are spread over the rest in one product
 
 BLOCK_ROWS = 8192  # rows at a time: of 1,536 columns 50 MB, and few enough calls for each column
 
 
-@dataclass(frozen=True, slots=True)
-class Grid:
-    """What a row's codes may be: value = code * scale - minimum, low <= code <= high.
+def damped(moments: F32, num_inputs: float) -> F32:
+    """M with a share of its mean diagonal added to it.
 
-    `scales` and `minima` are float32 (N, G); parts hold code + `centre`.
+    What M of few inputs says of directions that were hardly seen is chance, and codes chosen by it
+    suit these inputs only: the share is columns / inputs.  On SmolLM2's layers the error on other
+    tokens is then least, or within 3 % of it, from 0.14 columns for each input to 0.75: of 1,536
+    columns and 8,192 inputs in `w4m32` 0.69 of the error without compensation, where 0.01 leaves
+    0.76; of 2,048 inputs 0.77, where 0.01 leaves 1.26.
     """
-
-    scales: F32
-    minima: F32
-    low: int
-    high: int
-    centre: int = 0
-
-
-def _symmetric(levels: int, centre: int) -> Callable[[Parts], Grid]:
-    def grid(parts: Parts) -> Grid:
-        scales = parts[1].astype(np.float32)
-        return Grid(scales, np.zeros_like(scales), -levels, levels, centre)
-
-    return grid
-
-
-def _with_minimum(levels: int) -> Callable[[Parts], Grid]:
-    def grid(parts: Parts) -> Grid:
-        _, scales, minima, *units = cast(MinimumParts, parts)
-        by_scale, by_minimum = (minimum.steps_of(unit)[..., None] for unit in units)
-        return Grid(scales * by_scale, minima * by_minimum, 0, levels)
-
-    return grid
-
-
-GRIDS: dict[WeightFormat, Callable[[Parts], Grid]] = {
-    "w8g32": _symmetric(quantize.LEVELS_W8, 0),
-    "w6g32": _symmetric(quantize.LEVELS_W6, quantize.CENTRE_W6),
-    "w5m32": _with_minimum(minimum.LEVELS_W5),
-    "w4m32": _with_minimum(minimum.LEVELS_W4),
-}
+    columns = len(moments)
+    share = min(MOST_DAMPING, max(LEAST_DAMPING, columns / max(num_inputs, 1.0)))
+    found = moments.copy()
+    found[np.diag_indices(columns)] += np.float32(share) * moments.diagonal().mean()
+    return found
 
 
 def product_error(weights: F32, values: F32, moments: F32) -> F32:
@@ -85,21 +55,20 @@ def product_error(weights: F32, values: F32, moments: F32) -> F32:
 
 
 def compensate(weights: F32, weight_format: WeightFormat, parts: Parts, moments: F32) -> Parts:
-    """Parts of weights (N, K) with codes chosen anew; M is `moments` (K, K).
+    """Parts of weights (N, K) with codes chosen anew; M is `moments` (K, K), `damped`.
 
     A row keeps its codes where the new ones are no better; so do all where M is zero or a weight or
     scale is not finite.
     """
     grid = GRIDS[weight_format](parts)
-    if not moments.diagonal().any() or not np.isfinite(grid.scales.sum() + weights.sum()):
+    if not moments.diagonal().any() or not (grid.is_finite() and np.isfinite(weights).all()):
         return parts
     order, factor = _factor(moments)
     old = parts[0]
     codes = old.copy()
     for first in range(0, len(weights), BLOCK_ROWS):
         rows = slice(first, first + BLOCK_ROWS)
-        block = Grid(grid.scales[rows], grid.minima[rows], grid.low, grid.high, grid.centre)
-        codes[rows] = _round(weights[rows], block, codes[rows], order, factor)
+        codes[rows] = _round(weights[rows], grid.rows(rows), codes[rows], order, factor)
     found = codes, *parts[1:]
     before, after = (
         product_error(weights, decode(weight_format, p, weights.shape[1]), moments)
@@ -111,20 +80,19 @@ def compensate(weights: F32, weight_format: WeightFormat, parts: Parts, moments:
 
 def _factor(moments: F32) -> tuple[np.ndarray[tuple[int], np.dtype[np.intp]], F32]:
     """Columns from the strongest input to the weakest, and, in this order, the upper triangle U
-    with U' U = the inverse of the damped moments."""
+    with U' U = the inverse of the moments."""
     order = np.argsort(-moments.diagonal(), kind="stable")
-    damped = moments[np.ix_(order, order)].astype(np.float64)
-    damped[np.diag_indices_from(damped)] += DAMPING * damped.diagonal().mean()
-    return order, np.linalg.cholesky(np.linalg.inv(damped)).T.astype(np.float32)
+    ordered = moments[np.ix_(order, order)].astype(np.float64)
+    return order, np.linalg.cholesky(np.linalg.inv(ordered)).T.astype(np.float32)
 
 
 def _round(
     weights: F32,
     grid: Grid,
-    codes: np.ndarray[tuple[int, ...], np.dtype[np.generic]],
+    codes: Codes,
     order: np.ndarray[tuple[int], np.dtype[np.intp]],
     factor: F32,
-) -> np.ndarray[tuple[int, ...], np.dtype[np.generic]]:
+) -> Codes:
     """New codes (N, G, 32) for one block of rows; padding keeps its own."""
     rest = np.ascontiguousarray(weights.T[order])  # (K, N): a column is contiguous
     scales, minima = np.ascontiguousarray(grid.scales.T), np.ascontiguousarray(grid.minima.T)
@@ -135,14 +103,13 @@ def _round(
         errors = np.empty((last - first, rest.shape[1]), np.float32)
         for i in range(first, last):
             group = order[i] // GROUP_SIZE
-            code = np.rint((rest[i] + minima[group]) * inverses[group])
-            np.clip(code, grid.low, grid.high, out=code)
-            columns[order[i]] = code
-            error = rest[i] - (code * scales[group] - minima[group])
+            number = grid.numbers.nearest((rest[i] + minima[group]) * inverses[group])
+            columns[order[i]] = number
+            error = rest[i] - (number * scales[group] - minima[group])
             error /= factor[i, i]
             rest[i + 1 : last] -= factor[i, i + 1 : last, None] * error
             errors[i - first] = error
         rest[last:] -= factor[first:last, last:].T @ errors
     flat = codes.reshape(len(codes), -1).copy()
-    flat[:, : len(order)] = (columns.T + np.float32(grid.centre)).astype(codes.dtype)
+    flat[:, : len(order)] = grid.numbers.to_codes(columns.T)
     return flat.reshape(codes.shape)

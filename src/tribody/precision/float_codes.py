@@ -1,7 +1,8 @@
 """The NumPy reference of the formats whose codes are small floats: fp4g32 and fp8b.
 
-They exist to hold checkpoints that come in these codes, bit for bit; quantizing to them is possible
-and, at these sizes, never the best choice (docs/formats.md).
+They exist to hold checkpoints that come in these codes, bit for bit.  At its size fp8b is never the
+best choice to quantize to; fp4g32 is the smallest, most of all for narrow matrices, because a row
+has no units of its own (docs/formats.md).
 
 FP4G32 is MXFP4: groups of 32 along K share a power of two (UE8M0: 2^(byte - 127), 255 is NaN);
 codes are E2M1: bit 3 the sign, the others one of 0, 1/2, 1, 3/2, 2, 3, 4, 6.  4.25 bits a weight.

@@ -2,7 +2,7 @@
 
 Both are teacher-forced: every token is predicted from the true tokens before it.  Logits are
 compared piece by piece and forgotten; kept are one float64 (the KL divergence) per predicted token
-and five sums per chunk.
+and six sums per chunk.
 """
 
 from __future__ import annotations
@@ -19,7 +19,13 @@ from tribody.ops.table import F32, I64
 from tribody.quality.chunks import Chunk
 from tribody.quality.logits import LoadedModel
 from tribody.quality.progress import Watcher
-from tribody.quality.statistics import F64, Interval, bootstrap_means, percentile_interval
+from tribody.quality.statistics import (
+    F64,
+    Interval,
+    bootstrap_means,
+    mcnemar_p,
+    percentile_interval,
+)
 
 BOOTSTRAP_SEED = 1
 
@@ -31,7 +37,8 @@ class Distance(msgspec.Struct, frozen=True, kw_only=True):
     """One precision against the reference on one corpus.  Formulas: docs/quality.md.
 
     Perplexity is per token.  KL is reference || other, in nats per token.  Intervals are 95 %,
-    paired, by a bootstrap over chunks; null with a single chunk.
+    paired, by a bootstrap over chunks; null with a single chunk.  Flips are of the true token being
+    the most likely one; the p-value is McNemar's, as if tokens did not depend on each other.
     """
 
     corpus: str
@@ -47,16 +54,22 @@ class Distance(msgspec.Struct, frozen=True, kw_only=True):
     kl_max_nats: float
     top1_agreement: float
     top1_agreement_interval: Interval | None
+    correct_to_wrong: int
+    wrong_to_correct: int
+    mcnemar_p: float
 
 
 @dataclass(frozen=True, slots=True)
 class _Rows:
-    """Per predicted token (R,): negative log-likelihoods, KL divergence, same arg max or not."""
+    """Per predicted token (R,): negative log-likelihoods, KL divergence; 1 or 0: same most likely
+    token, it was the true one and is no longer, it was not and is."""
 
     reference_nll: F64
     nll: F64
     kl: F64
     agrees: F64
+    lost: F64
+    gained: F64
 
 
 def compare(
@@ -70,7 +83,7 @@ def compare(
 
     Raises: EngineFailed when one of them gives logits that are not numbers.
     """
-    sums = np.zeros((len(chunks), 4), np.float64)
+    sums = np.zeros((len(chunks), 6), np.float64)
     divergences: list[F64] = []
     for row, chunk in zip(sums, chunks, strict=True):
         for part in _chunk_rows(reference, other, chunk):
@@ -79,6 +92,8 @@ def compare(
                 part.nll.sum(),
                 part.kl.sum(),
                 part.agrees.sum(),
+                part.lost.sum(),
+                part.gained.sum(),
             ]
             divergences.append(part.kl)
         watcher.advance(chunk.num_predicted)
@@ -89,6 +104,7 @@ def compare(
 def _distance(corpus: str, sums: F64, counts: F64, kl: F64) -> Distance:
     means = sums.sum(axis=0) / counts.sum()
     draws = bootstrap_means(sums, counts, BOOTSTRAP_SEED)
+    lost, gained = (int(count) for count in sums[:, 4:].sum(axis=0))
     return Distance(
         corpus=corpus,
         num_chunks=len(counts),
@@ -105,6 +121,9 @@ def _distance(corpus: str, sums: F64, counts: F64, kl: F64) -> Distance:
         kl_max_nats=float(kl.max()),
         top1_agreement=float(means[3]),
         top1_agreement_interval=_interval(None if draws is None else draws[:, 3]),
+        correct_to_wrong=lost,
+        wrong_to_correct=gained,
+        mcnemar_p=mcnemar_p(lost, gained),
     )
 
 
@@ -142,13 +161,17 @@ def compare_rows(expected: F32, given: F32, targets: I64) -> _Rows:
     """Both models' logits (R, V) and the true next tokens (R,); sums in float64."""
     log_p, log_q = log_softmax(expected), log_softmax(given)
     at = np.arange(len(targets))
+    first, second = expected.argmax(axis=1), given.argmax(axis=1)
+    was_right, is_right = first == targets, second == targets
     kl = np.einsum("rv,rv->r", np.exp(log_p), log_p - log_q)
     return _Rows(
         reference_nll=-log_p[at, targets],
         nll=-log_q[at, targets],
         # A divergence is never negative; rounding of the sums can leave -1e-16.
         kl=np.maximum(kl, 0.0),
-        agrees=(expected.argmax(axis=1) == given.argmax(axis=1)).astype(np.float64),
+        agrees=(first == second).astype(np.float64),
+        lost=(was_right & ~is_right).astype(np.float64),
+        gained=(is_right & ~was_right).astype(np.float64),
     )
 
 

@@ -10,22 +10,46 @@ import numpy as np
 from tribody.core.config import WeightFormat
 from tribody.ops.table import F32, Matrix, Ops
 from tribody.precision.codes import Parts, encode
-from tribody.precision.compensate import GRIDS, compensate
+from tribody.precision.compensate import compensate, damped
+from tribody.precision.descend import descend
+from tribody.precision.grid import GRIDS
 from tribody.precision.search import SEARCHES
-from tribody.tuning.sensitivity import importance_of
 from tribody.tuning.trial import Trial
+from tribody.tuning.trial_ops import TrialMatrix
 
 Fit = Callable[[F32, WeightFormat, F32, F32 | None], Parts]
-# Of values (N, K) in a format, given the importance of columns and, if known, their moments (K, K).
+# Of values (N, K) in a format, given the importance of columns and, if known, their moments (K, K),
+# damped.
 
 
 def fitted(values: F32, weight_format: WeightFormat, importance: F32, moments: F32 | None) -> Parts:
-    """Scales by weighted least squares, then codes that make up for each other's rounding."""
+    """Scales by weighted least squares; codes that make up for each other's rounding; then both,
+    one after another, as long as products change less."""
+    parts = compensated(values, weight_format, importance, moments)
+    if moments is None or weight_format not in GRIDS:
+        return parts
+    return descend(values, weight_format, parts, moments)
+
+
+def compensated(
+    values: F32, weight_format: WeightFormat, importance: F32, moments: F32 | None
+) -> Parts:
+    """As `fitted`, without the last."""
     search = SEARCHES.get(weight_format)
     parts = encode(values, weight_format) if search is None else search(values, importance)
     if moments is None or weight_format not in GRIDS:
         return parts
     return compensate(values, weight_format, parts, moments)
+
+
+def importance_of(matrix: TrialMatrix) -> F32:
+    """Mean square of each input column, (K,) or (E, K); ones where nothing was observed."""
+    moments = matrix.mean_moments()
+    if moments is None:
+        return np.ones((*matrix.counts.shape, matrix.shape[-1]), np.float32)
+    if moments.ndim - matrix.counts.ndim == 2:
+        moments = np.diagonal(moments, axis1=-2, axis2=-1)
+    return np.ascontiguousarray(moments)
 
 
 class Fits:
@@ -35,8 +59,8 @@ class Fits:
         self._trial, self._ops, self._num_threads, self._fit = trial, ops, num_threads, fit
         self._made: dict[tuple[str, WeightFormat], Matrix] = {}
 
-    def exchange(self, choices: Mapping[str, WeightFormat], advance: Callable[[int], None]) -> None:
-        """Put every matrix of the trial into its chosen format; the largest are made first."""
+    def make(self, choices: Mapping[str, WeightFormat], advance: Callable[[int], None]) -> None:
+        """What `exchange` will need; the largest first.  Advances by the number of choices."""
         matrices = self._trial.matrices
         missing = [key for key in choices.items() if key not in self._made]
         missing.sort(key=lambda key: -int(np.prod(matrices[key[0]].shape)))
@@ -46,8 +70,12 @@ class Fits:
             for key, matrix in zip(missing, made, strict=True):
                 self._made[key] = matrix
                 advance(1)
+
+    def exchange(self, choices: Mapping[str, WeightFormat], advance: Callable[[int], None]) -> None:
+        """Put these matrices of the trial into their chosen formats; the others stay."""
+        self.make(choices, advance)
         for name, weight_format in choices.items():
-            matrices[name].matrix = self._made[name, weight_format]
+            self._trial.matrices[name].matrix = self._made[name, weight_format]
 
     def _made_of(self, name: str, weight_format: WeightFormat) -> Matrix:
         matrix, values = self._trial.matrices[name], self._trial.values(name)
@@ -55,10 +83,16 @@ class Fits:
         if moments is not None and moments.ndim - matrix.counts.ndim < 2:
             moments = None
         if values.ndim == 2:
-            parts = self._fit(values, weight_format, importance, moments)
+            known = None if moments is None else damped(moments, float(matrix.counts))
+            parts = self._fit(values, weight_format, importance, known)
             return self._ops.pack_codes(weight_format, parts, values.shape)
         experts = [
-            self._fit(rows, weight_format, weights, None if moments is None else moments[expert])
+            self._fit(
+                rows,
+                weight_format,
+                weights,
+                None if moments is None else damped(moments[expert], matrix.counts[expert]),
+            )
             for expert, (rows, weights) in enumerate(zip(values, importance, strict=True))
         ]
         stacked: Parts = tuple(np.stack(arrays) for arrays in zip(*experts, strict=True))

@@ -22,7 +22,10 @@ class MatrixReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Verification(msgspec.Struct, frozen=True, kw_only=True):
-    """The whole model against float32 on text that no format was chosen by."""
+    """The whole model against float32 on text that no format was chosen by.
+
+    Flips: tokens of the text that were the most likely ones and are no longer, and the reverse.
+    """
 
     corpus: str
     sha256: str
@@ -32,6 +35,9 @@ class Verification(msgspec.Struct, frozen=True, kw_only=True):
     perplexity_ratio: float
     perplexity_ratio_interval: Interval | None
     top1_agreement: float
+    correct_to_wrong: int
+    wrong_to_correct: int
+    mcnemar_p: float
 
 
 class Calibration(msgspec.Struct, frozen=True, kw_only=True):

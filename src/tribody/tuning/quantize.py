@@ -24,6 +24,7 @@ from tribody.loading.packed_checkpoint import write_checkpoint
 from tribody.models.packed import packed_items
 from tribody.ops.table import Ops
 from tribody.precision.allocate import Point, frontier
+from tribody.quality.chunks import Chunk
 from tribody.quality.distribution import Distance, compare
 from tribody.quality.logits import REFERENCE, LoadedModel, Precision
 from tribody.quality.progress import Watcher
@@ -51,10 +52,13 @@ from tribody.tuning.trial import Reading, Trial
 
 FORMATS: tuple[WeightFormat, ...] = ("w8g32", "w6g32", "w5m32", "w4m32")
 
-READ_SHARE, LEAST_READ = 8, 2
-# One in eight of the pieces that scales are fitted by is also read for the losses: second moments
-# of 1,536 inputs want thousands of tokens, an order among the matrices some hundreds; two pieces
-# at least, for the two forms of latent attention.
+READ_SHARE, READ_TOKENS = 2, 256
+# Every second piece of the text that scales are fitted by is also read, READ_TOKENS of each, for
+# the loss of a whole mixture.
+SENSED_SHARE, LEAST_SENSED = 8, 2
+# Of these, one in eight for the losses of single matrices: second moments of 1,536 inputs want
+# thousands of tokens, an order among the matrices some hundreds; two pieces at least, for the two
+# forms of latent attention.
 
 TRIES = 3  # of a mixture for a speed, each written and timed
 
@@ -77,12 +81,17 @@ class Quantization:
         self.trial = Trial(Path(config.model_path), ops)
         watcher.advance(1)
         self.readings = self._read()
-        watcher.begin("what each matrix loses", len(self.trial.matrices) + len(formats))
+        self.fits = Fits(self.trial, ops, config.num_threads or physical_cores())
+        watcher.begin("what each matrix loses", 2 * len(self.trial.matrices) + len(formats))
         self.losses: Sensitivities = sensitivities(
-            self.trial, ops, formats, self.readings, watcher.advance
+            self.trial, self.fits, formats, self.sensed, watcher.advance
         )
         self.points: list[Point[WeightFormat]] = frontier(self.losses)
-        self.fits = Fits(self.trial, ops, config.num_threads or physical_cores())
+
+    @property
+    def sensed(self) -> list[Reading]:
+        """The readings that single matrices are measured on."""
+        return self.readings[: max(LEAST_SENSED, len(self.readings) // SENSED_SHARE)]
 
     def run(self, goal: Goal, out: Path) -> Manifest:
         """Write the packed model to `out`.  Raises: BadConfig, EngineFailed, OSError."""
@@ -109,7 +118,7 @@ class Quantization:
 
     def _read(self) -> list[Reading]:
         chunks = self._corpus.calibration
-        few = chunks[: max(LEAST_READ, len(chunks) // READ_SHARE)]
+        few = [_start(chunk) for chunk in chunks[: max(LEAST_SENSED, len(chunks) // READ_SHARE)]]
         self._watcher.begin("float32: reading", len(chunks) + len(few))
         for index, chunk in enumerate(chunks):
             self.trial.observe(chunk, generated=index % 2 == 1)
@@ -195,6 +204,9 @@ class Quantization:
                 perplexity_ratio=distance.perplexity_ratio,
                 perplexity_ratio_interval=distance.perplexity_ratio_interval,
                 top1_agreement=distance.top1_agreement,
+                correct_to_wrong=distance.correct_to_wrong,
+                wrong_to_correct=distance.wrong_to_correct,
+                mcnemar_p=distance.mcnemar_p,
             ),
             matrices={
                 name: MatrixReport(
@@ -210,6 +222,11 @@ class Quantization:
                 for p in self.points
             ],
         )
+
+
+def _start(chunk: Chunk) -> Chunk:
+    """The first READ_TOKENS, or what comes before the predicted ones and as much again."""
+    return Chunk(chunk.token_ids[: max(READ_TOKENS, 2 * chunk.first)], chunk.first)
 
 
 def _packed(path: Path) -> Precision:

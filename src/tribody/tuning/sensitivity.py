@@ -1,10 +1,12 @@
 """What each matrix costs in each format: bytes, and the loss that it alone causes.
 
-Measured are each matrix in the coarsest format, and the whole model in each format.  A matrix's
-loss in a finer format is its loss in the coarsest, times how much smaller its rounding errors are
-(the loss of small errors is quadratic in them), times what makes the losses of all matrices in that
-format add up to the whole model's.  That factor is where routers that choose other experts, whose
-losses shrink more slowly, and eight-bit activations, which no format makes finer, come in.
+Measured are each matrix in one coarse format, fitted to its inputs as it will be; the model with
+all of them so; and the whole model rounded plainly in each format.  A matrix's loss in another
+format is its loss in that one, times how much smaller its rounding errors are (the loss of small
+errors is quadratic in them), times what makes the losses of all matrices in that format add up to
+the whole model's.  That factor is where routers that choose other experts, whose losses shrink more
+slowly, and eight-bit activations come in.  What the finest format loses is taken for theirs, which
+fitting does not change; of the rest it leaves as much as in the coarse format.
 
 An error is the sum, weighted by the inputs' mean squares, of (weight - value)^2.
 """
@@ -16,15 +18,20 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from tribody.core.config import WeightFormat
-from tribody.ops.table import F32, Ops
+from tribody.ops.table import F32
 from tribody.precision.allocate import Option
 from tribody.precision.codes import decode, encode
-from tribody.precision.formats import matrix_bytes
+from tribody.precision.formats import FORMATS, matrix_bytes
 from tribody.precision.search import weighted_error
+from tribody.tuning.fitting import Fits, importance_of
 from tribody.tuning.trial import Reading, Trial
 from tribody.tuning.trial_ops import TrialMatrix
 
 Sensitivities = dict[str, list[Option[WeightFormat]]]
+
+COARSE: WeightFormat = "w4m32"
+# Where it may be chosen, single matrices are measured in it: most will be kept in it, so that their
+# fits are made once.
 
 SAMPLED_ROWS = 512
 # Of a matrix, to estimate errors by: the ratio of two formats' varies by 1 % between such samples.
@@ -32,52 +39,56 @@ SAMPLED_ROWS = 512
 
 def sensitivities(
     trial: Trial,
-    ops: Ops,
+    fits: Fits,
     formats: Sequence[WeightFormat],
     readings: Sequence[Reading],
     advance: Callable[[int], None],
 ) -> Sensitivities:
-    """Every matrix in every format, rounded plainly.
+    """Every matrix in every format.
 
     A drafter's matrices lose nothing: what it drafts is checked.  The trial is left as it was.
-    Advances by the number of matrices and of formats.
+    Advances by twice the number of matrices, and the number of formats.
     """
-    sizes = {
-        name: {each: matrix_bytes(matrix.shape, each) for each in formats}
-        for name, matrix in trial.matrices.items()
-    }
+    smallest = min(formats, key=lambda each: FORMATS[each].bits_per_weight)
+    coarse = COARSE if COARSE in formats else smallest
+    fits.make(dict.fromkeys(trial.matrices, coarse), advance)
     losses: dict[str, dict[WeightFormat, float]] = {}
     for name, matrix in trial.matrices.items():
-        first = trial.first_layer(name)
         losses[name] = dict.fromkeys(formats, 0.0)
+        first = trial.first_layer(name)
         if first is not None:
-            values = trial.values(name)
-            errors = rounding_errors(matrix, values, formats)
-            coarsest = min(formats, key=sizes[name].__getitem__)
-            matrix.matrix = ops.pack(values, coarsest)
+            errors = rounding_errors(matrix, trial.values(name), formats)
+            fits.exchange({name: coarse}, lambda _: None)
             measured = trial.divergence(readings, first)
             matrix.matrix = matrix.original
-            scale = measured / errors[coarsest] if errors[coarsest] > 0 else 0.0
+            scale = measured / errors[coarse] if errors[coarse] > 0 else 0.0
             losses[name] = {each: scale * error for each, error in errors.items()}
         advance(1)
+    fits.exchange(dict.fromkeys(trial.matrices, coarse), lambda _: None)
+    fitted_loss = trial.divergence(readings, -1)
+    plain_losses = {}
+    for each in formats:
+        plain_losses[each] = _uniform_loss(trial, each, readings)
+        advance(1)
+    floor = min(fitted_loss, *plain_losses.values())
+    above = plain_losses[coarse] - floor
+    left = (fitted_loss - floor) / above if above > 0 else 1.0
     for each in formats:
         total = sum(loss[each] for loss in losses.values())
-        factor = _uniform_loss(trial, ops, each, readings) / total if total > 0 else 1.0
+        whole = floor + left * (plain_losses[each] - floor)
         for loss in losses.values():
-            loss[each] *= factor
-        advance(1)
+            loss[each] *= whole / total if total > 0 else 1.0
     return {
-        name: [Option(each, sizes[name][each], loss[each]) for each in formats]
+        name: [Option(each, matrix_bytes(trial.matrices[name].shape, each), loss[each])
+               for each in formats]
         for name, loss in losses.items()
-    }
+    }  # fmt: skip
 
 
-def _uniform_loss(
-    trial: Trial, ops: Ops, weight_format: WeightFormat, readings: Sequence[Reading]
-) -> float:
-    """Of the model with all its matrices in one format."""
+def _uniform_loss(trial: Trial, weight_format: WeightFormat, readings: Sequence[Reading]) -> float:
+    """Of the model with all its matrices in one format, rounded plainly."""
     for name, matrix in trial.matrices.items():
-        matrix.matrix = ops.pack(trial.values(name), weight_format)
+        matrix.matrix = trial.rounded(name, weight_format)
     loss = trial.divergence(readings, -1)
     for matrix in trial.matrices.values():
         matrix.matrix = matrix.original
@@ -104,13 +115,3 @@ def rounding_errors(
         return float(scale * total)
 
     return {each: error(each) for each in formats}
-
-
-def importance_of(matrix: TrialMatrix) -> F32:
-    """Mean square of each input column, (K,) or (E, K); ones where nothing was observed."""
-    moments = matrix.mean_moments()
-    if moments is None:
-        return np.ones((*matrix.counts.shape, matrix.shape[-1]), np.float32)
-    if moments.ndim - matrix.counts.ndim == 2:
-        moments = np.diagonal(moments, axis1=-2, axis2=-1)
-    return np.ascontiguousarray(moments)

@@ -19,14 +19,14 @@ from pathlib import Path
 
 import numpy as np
 
-from tribody.core.config import PAGE_SIZE
+from tribody.core.config import PAGE_SIZE, WeightFormat
 from tribody.core.request import Chunk
 from tribody.engine.model_executor import step_input
 from tribody.loading.checkpoint import open_checkpoint
 from tribody.memory.kv_store import KVStore
 from tribody.models.load import has_drafter, load_model
 from tribody.models.step_input import StepInput
-from tribody.ops.table import F32, Ops
+from tribody.ops.table import F32, Matrix, Ops
 from tribody.quality.chunks import Chunk as Piece
 from tribody.tuning.divergence import divergence, log_softmax
 from tribody.tuning.trial_ops import TrialMatrix, TrialOps
@@ -100,6 +100,10 @@ class Trial:
     def values(self, name: str) -> F32:
         """A matrix's numbers in float32, a fresh array."""
         return self._ops.values(self.matrices[name])
+
+    def rounded(self, name: str, weight_format: WeightFormat) -> Matrix:
+        """A matrix rounded plainly."""
+        return self._ops.inner.pack(self.values(name), weight_format)
 
     def observe(self, piece: Piece, *, generated: bool) -> None:
         """Run a piece with the matrices as they were loaded; each sums up the inputs it meets."""

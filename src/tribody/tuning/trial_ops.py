@@ -35,6 +35,8 @@ LARGEST_MOMENTS = 1 << 26
 # Bytes of a matrix's second moments.  1,536 inputs take 9 MB, eight experts of 1,024 inputs 34 MB;
 # a large layer's experts would take more than the model: of those only the squares are summed.
 
+SMALLEST_SQUARE = np.float32(1e-12)  # of a row's mean square: rows of zeros count for no more
+
 
 @dataclass(slots=True, eq=False)
 class TrialMatrix:
@@ -108,94 +110,117 @@ def _own(matrix: Matrix) -> TrialMatrix:
     return matrix
 
 
+def _sway(stream: F32) -> F32:
+    """What a change of each row of the residual stream counts for, (T, 1): the next norm divides by
+    the row's size.  SmolLM2's first tokens have inputs a thousand times as strong as the others'
+    (99.8 % of all squares in layer 11), and matter less than those."""
+    squares = np.einsum("tk,tk->t", stream, stream) / np.float32(max(1, stream.shape[1]))
+    sizes = np.sqrt(squares + SMALLEST_SQUARE, dtype=np.float32)
+    sway: F32 = np.float32(1) / sizes[:, None]
+    return sway
+
+
 class TrialOps:
-    """The table of operators over trial matrices; `observing`: they sum up what they meet."""
+    """The table of operators over trial matrices; `observing`: they sum up what they meet.
+
+    What is added to the residual stream is weighed by `_sway`, and an expert's inputs by its part
+    in its token.
+    """
 
     name = "trial"
 
     def __init__(self, inner: Ops) -> None:
-        self._inner = inner
+        self.inner = inner
         self.observing = False
         self._latents = np.empty((0, 0), np.float32)  # of the rows that were stored last
 
     def tunables(self) -> tuple[Tunable, ...]:
-        return self._inner.tunables()
+        return self.inner.tunables()
 
     def tune(self, settings: Mapping[str, Setting]) -> None:
-        self._inner.tune(settings)
+        self.inner.tune(settings)
 
     def pack(self, weights: F32, weight_format: WeightFormat) -> TrialMatrix:
-        return TrialMatrix(self._inner.pack(weights, weight_format))
+        return TrialMatrix(self.inner.pack(weights, weight_format))
 
     def pack_stack(
         self, weights: Iterable[F32], shape: tuple[int, int, int], weight_format: WeightFormat
     ) -> TrialMatrix:
-        return TrialMatrix(self._inner.pack_stack(weights, shape, weight_format))
+        return TrialMatrix(self.inner.pack_stack(weights, shape, weight_format))
 
     def pack_codes(
         self, weight_format: WeightFormat, parts: Parts, shape: tuple[int, ...]
     ) -> TrialMatrix:
-        return TrialMatrix(self._inner.pack_codes(weight_format, parts, shape))
+        return TrialMatrix(self.inner.pack_codes(weight_format, parts, shape))
 
     def from_bytes(
         self, weight_format: WeightFormat, shape: tuple[int, ...], buffer: U8
     ) -> TrialMatrix:
-        return TrialMatrix(self._inner.from_bytes(weight_format, shape, buffer))
+        return TrialMatrix(self.inner.from_bytes(weight_format, shape, buffer))
 
     def unpack(self, matrix: Matrix) -> Parts:
-        return self._inner.unpack(_own(matrix).matrix)
+        return self.inner.unpack(_own(matrix).matrix)
 
     def embed(self, table: Matrix, token_ids: I32, out: F32) -> None:
-        self._inner.embed(_own(table).matrix, token_ids, out)
+        self.inner.embed(_own(table).matrix, token_ids, out)
 
     def rms_norm(self, x: F32, weight: F32, eps: float, out: F32) -> None:
-        self._inner.rms_norm(x, weight, eps, out)
+        self.inner.rms_norm(x, weight, eps, out)
 
     def linear(
         self, x: F32, weights: Matrix, bias: F32 | None, residual: F32 | None, out: F32
     ) -> None:
+        self.inner.linear(x, _own(weights).matrix, bias, residual, out)
         if self.observing:
-            _own(weights).observe(x)
-        self._inner.linear(x, _own(weights).matrix, bias, residual, out)
+            _own(weights).observe(x if residual is None else x * _sway(out))
 
     def norm_linear(
         self, x: F32, norm: F32, eps: float, weights: Matrix, bias: F32 | None, out: F32
     ) -> None:
         if self.observing:
             _own(weights).observe(self._normalised(x, norm, eps))
-        self._inner.norm_linear(x, norm, eps, _own(weights).matrix, bias, out)
+        self.inner.norm_linear(x, norm, eps, _own(weights).matrix, bias, out)
 
     def norm_mlp(self, x: F32, norm: F32, eps: float, gate_up: Matrix, down: Matrix) -> None:
+        given = self._normalised(x, norm, eps) if self.observing else x
+        self.inner.norm_mlp(x, norm, eps, _own(gate_up).matrix, _own(down).matrix)
         if self.observing:
-            self._observe_mlp(self._normalised(x, norm, eps), _own(gate_up), _own(down))
-        self._inner.norm_mlp(x, norm, eps, _own(gate_up).matrix, _own(down).matrix)
+            self._observe_mlp(given, _own(gate_up), _own(down), _sway(x))
 
     def _normalised(self, x: F32, norm: F32, eps: float) -> F32:
         out = np.empty(x.shape, np.float32)
-        self._inner.rms_norm(x, norm, eps, out)
+        self.inner.rms_norm(x, norm, eps, out)
         return out
 
     def values(self, matrix: TrialMatrix) -> F32:
         """A matrix's numbers as they were loaded, float32: a fresh array."""
         original = matrix.original
-        return decode(original.format, self._inner.unpack(original), original.shape[-1])
+        return decode(original.format, self.inner.unpack(original), original.shape[-1])
 
-    def _observe_mlp(self, x: F32, gate_up: TrialMatrix, down: TrialMatrix) -> None:
+    def _observe_mlp(self, x: F32, gate_up: TrialMatrix, down: TrialMatrix, sway: F32) -> None:
         both = np.empty((len(x), gate_up.shape[0]), np.float32)
-        self._inner.linear(x, gate_up.original, None, None, both)
+        self.inner.linear(x, gate_up.original, None, None, both)
         gate, up = np.split(both, 2, axis=-1)
         gate_up.observe(x)
-        down.observe(silu(gate) * up)
+        down.observe(silu(gate) * up * sway)
 
     def _observe_experts(
-        self, x: F32, experts: I32, gate_up: TrialMatrix, down: TrialMatrix
+        self,
+        x: F32,
+        experts: I32,
+        weights: F32,
+        pair: tuple[TrialMatrix, TrialMatrix],
+        sway: F32,
     ) -> None:
+        gate_up, down = pair
         values = self.values(gate_up)
         for expert in np.unique(experts).tolist():
-            rows = x[(experts == expert).any(axis=1)]
-            gate, up = np.split(rows @ values[expert].T, 2, axis=-1)
-            gate_up.observe(rows, expert)
-            down.observe(silu(gate) * up, expert)
+            chosen = experts == expert
+            met = chosen.any(axis=1)
+            share = (weights * chosen).sum(axis=1, keepdims=True)[met]
+            gate, up = np.split(x[met] @ values[expert].T, 2, axis=-1)
+            gate_up.observe(x[met] * share, expert)
+            down.observe(silu(gate) * up * share * sway[met], expert)
 
     def rope_store(
         self,
@@ -206,7 +231,7 @@ class TrialOps:
         slots: I64,
         pages: tuple[Pages, Pages],
     ) -> None:
-        self._inner.rope_store(qkv, heads, cos_sin, qk_norm, slots, pages)
+        self.inner.rope_store(qkv, heads, cos_sin, qk_norm, slots, pages)
 
     def attend(
         self,
@@ -217,7 +242,7 @@ class TrialOps:
         scale: float,
         out: F32,
     ) -> None:
-        self._inner.attend(q, heads, pages, batch, scale, out)
+        self.inner.attend(q, heads, pages, batch, scale, out)
 
     def mla_store(
         self,
@@ -233,7 +258,7 @@ class TrialOps:
     ) -> None:
         if self.observing:
             self._latents = self._normalised(np.ascontiguousarray(kv_a[:, : len(norm)]), norm, eps)
-        self._inner.mla_store(q, head_dims, kv_a, norm, eps, cos_sin, interleaved, slots, pages)
+        self.inner.mla_store(q, head_dims, kv_a, norm, eps, cos_sin, interleaved, slots, pages)
 
     def mla_attend_absorbed(
         self,
@@ -247,7 +272,7 @@ class TrialOps:
         out: F32,
     ) -> None:
         pair = _own(w_uk).matrix, _own(w_uv).matrix
-        self._inner.mla_attend_absorbed(q, head_dims, *pair, pages, batch, scale, out)
+        self.inner.mla_attend_absorbed(q, head_dims, *pair, pages, batch, scale, out)
 
     def mla_attend_expanded(
         self,
@@ -262,12 +287,12 @@ class TrialOps:
         if self.observing:
             _own(kv_b).observe(self._latents)
         matrix = _own(kv_b).matrix
-        self._inner.mla_attend_expanded(q, head_dims, matrix, pages, batch, scale, out)
+        self.inner.mla_attend_expanded(q, head_dims, matrix, pages, batch, scale, out)
 
     def route(
         self, logits: F32, bias: F32 | None, spec: RouterSpec, experts: I32, weights: F32
     ) -> None:
-        self._inner.route(logits, bias, spec, experts, weights)
+        self.inner.route(logits, bias, spec, experts, weights)
 
     def moe(
         self,
@@ -278,16 +303,17 @@ class TrialOps:
         shared: tuple[Matrix, Matrix] | None,
         out: F32,
     ) -> None:
-        if self.observing:
-            self._observe_experts(x, experts, _own(routed[0]), _own(routed[1]))
-            if shared is not None:
-                self._observe_mlp(x, _own(shared[0]), _own(shared[1]))
         pair = _own(routed[0]).matrix, _own(routed[1]).matrix
         both = None if shared is None else (_own(shared[0]).matrix, _own(shared[1]).matrix)
-        self._inner.moe(x, experts, weights, pair, both, out)
+        self.inner.moe(x, experts, weights, pair, both, out)
+        if self.observing:
+            own, sway = (_own(routed[0]), _own(routed[1])), _sway(out)
+            self._observe_experts(x, experts, weights, own, sway)
+            if shared is not None:
+                self._observe_mlp(x, _own(shared[0]), _own(shared[1]), sway)
 
     def argmax(self, logits: F32, out: I32) -> None:
-        self._inner.argmax(logits, out)
+        self.inner.argmax(logits, out)
 
     def top_logprobs(self, logits: F32, k: int) -> tuple[I32, F32, F32]:
-        return self._inner.top_logprobs(logits, k)
+        return self.inner.top_logprobs(logits, k)
