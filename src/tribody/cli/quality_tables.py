@@ -102,8 +102,8 @@ def _print_distances(report: Report, console: Console) -> None:
     if report.noise_floor:
         tokens = " and ".join(str(floor.num_predicted_tokens) for floor in report.noise_floor)
         console.out(
-            "\n  ratio: of perplexities.  KL: nats a token.  flips: true tokens that were the most\n"
-            "  likely ones and are no longer, and the reverse.  noise floor: float32 again, by\n"
+            "\n  ratio: of perplexities.  KL: nats a token.  flips: true tokens that were most\n"
+            "  likely and are no longer, and the reverse.  noise floor: float32 again, by\n"
             f"  NumPy, on the first {tokens} tokens; smaller differences say nothing"
         )
 
