@@ -36,7 +36,7 @@ from tribody.loading.download import default_cache_dir
 from tribody.loading.hub import resolve
 from tribody.ops import native
 from tribody.ops.table import F32
-from tribody.precision.allocate import Option, best_within, frontier
+from tribody.precision.allocate import Knapsack, Option
 from tribody.precision.codes import Parts, encode
 from tribody.precision.formats import matrix_bytes
 from tribody.quality.logits import REFERENCE, LoadedModel
@@ -95,10 +95,10 @@ class Ablations:
             "nearest": Fits(self.trial, native.OPS, threads, nearest),
             "plain": Fits(self.trial, native.OPS, threads, plain),
         }
-        self.points = {
-            "measured": self.quantization.points,
-            "by errors": frontier(self._by_errors()),
-            "without minima": frontier(self._without_minima()),
+        self.knapsacks = {
+            "measured": Knapsack(self.quantization.losses),
+            "by errors": Knapsack(self._by_errors()),
+            "without minima": Knapsack(self._without_minima()),
         }
 
     def _by_errors(self) -> Sensitivities:
@@ -137,7 +137,7 @@ class Ablations:
         most = sum(matrix_bytes(m.shape, at) for m in self.trial.matrices.values())
         chosen = {
             name: None if point is None else point.choices
-            for name, point in ((n, best_within(p, most)) for n, p in self.points.items())
+            for name, point in ((n, k.best_within(most)) for n, k in self.knapsacks.items())
         }
         mixture = chosen["measured"]
         assert mixture is not None, "the format itself takes no more bytes"

@@ -8,11 +8,10 @@ from random import Random
 import pytest
 
 from tribody.precision.allocate import (
+    Knapsack,
     Option,
-    best_within,
     frontier,
     lower_hull,
-    smallest_within,
 )
 
 
@@ -71,20 +70,47 @@ def test_an_option_that_is_larger_and_loses_more_is_left_out() -> None:
     assert [option.choice for option in lower_hull(options)] == ["w6", "w4"]
 
 
-def test_limits_choose_the_last_point_that_fits() -> None:
-    points = frontier({"a": [Option("w8", 80, 0.0), Option("w4", 40, 0.1)],
-                       "b": [Option("w8", 8, 0.0), Option("w4", 4, 0.5)]})  # fmt: skip
-    assert [(point.num_bytes, point.loss) for point in points] == [(88, 0), (48, 0.1), (44, 0.6)]
-    within = smallest_within(points, 0.2)
-    assert within is not None
-    assert within.choices == {"a": "w4", "b": "w8"}
-    assert smallest_within(points[1:], 0.05) is None
-    best = best_within(points, 47)
+@pytest.mark.parametrize("seed", range(60))
+def test_the_knapsack_finds_the_best_of_all_mixtures(seed: int) -> None:
+    parts = problem(seed)
+    every, knapsack, rng = mixtures(parts), Knapsack(parts), Random(seed)
+    sizes = {(name, o.choice): o.num_bytes for name in parts for o in parts[name]}
+    for _ in range(5):
+        limit, loss = rng.choice(every)[0] + rng.randint(0, 3), rng.choice(every)[1]
+        best = knapsack.best_within(limit)
+        assert best is not None
+        assert best.num_bytes <= limit
+        assert best.loss == pytest.approx(min(found for size, found in every if size <= limit))
+        assert best.num_bytes == sum(sizes[choice] for choice in best.choices.items())
+        small = knapsack.smallest_within(loss + 1e-12)
+        assert small is not None
+        assert small.loss <= loss + 1e-12
+        assert small.num_bytes == min(size for size, found in every if found <= loss + 1e-12)
+
+
+def test_units_round_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tribody.precision.allocate.MOST_UNITS", 16)
+    for seed in range(20):
+        parts = problem(seed)
+        knapsack = Knapsack(parts)
+        for limit, _ in mixtures(parts)[::7]:
+            best = knapsack.best_within(limit)
+            assert best is not None
+            assert best.num_bytes <= limit
+
+
+def test_what_cannot_be_reached_is_none() -> None:
+    knapsack = Knapsack({"a": [Option("w8", 80, 0.1), Option("w4", 40, 0.1)],
+                         "b": [Option("w8", 8, 0.2), Option("w4", 4, 0.5)]})  # fmt: skip
+    best = knapsack.best_within(1000)
     assert best is not None
-    assert best.num_bytes == 44
-    assert best_within(points, 43) is None
+    assert best.choices == {"a": "w4", "b": "w8"}  # of equal losses the smaller
+    assert knapsack.best_within(43) is None
+    assert knapsack.smallest_within(0.29) is None
 
 
 def test_a_part_without_a_format_is_refused_by_name() -> None:
     with pytest.raises(ValueError, match="no format for b"):
         frontier({"a": [Option("w8", 8, 0.0)], "b": []})
+    with pytest.raises(ValueError, match="no format for b"):
+        Knapsack({"a": [Option("w8", 8, 0.0)], "b": []})

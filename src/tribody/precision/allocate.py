@@ -2,16 +2,22 @@
 
 Every candidate format of a matrix costs bytes and adds loss; losses of matrices are taken to add
 up, which is why the whole is measured again afterwards.
-Source: mixed-precision allocation by Lagrangian relaxation, as in Y. Shoham and A. Gersho,
-"Efficient bit allocation for an arbitrary set of quantizers" (1988).
+Source of the frontier: mixed-precision allocation by Lagrangian relaxation, as in Y. Shoham and
+A. Gersho, "Efficient bit allocation for an arbitrary set of quantizers" (1988).
 """
 
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+MOST_UNITS = 1 << 16  # of SmolLM2's bytes one is 1 kB; its table takes 8 MB and is made in 0.1 s
 
 Choice = TypeVar("Choice")
 
@@ -91,12 +97,65 @@ def _point(hulls: Mapping[str, list[Option[Choice]]], at: Mapping[str, int]) -> 
     )
 
 
-def smallest_within(points: Sequence[Point[Choice]], loss: float) -> Point[Choice] | None:
-    """The point with the fewest bytes whose loss is at most `loss`; None when there is none."""
-    fitting = [point for point in points if point.loss <= loss]
-    return fitting[-1] if fitting else None
+class Knapsack(Generic[Choice]):
+    """The best allocations between the frontier's points too.
 
+    One matrix may be a fifth of a model, an embedding; next to its step the frontier leaves as much
+    unused.  Dynamic programming over bytes, in units: exact where their greatest common divisor
+    makes no more than MOST_UNITS of them, else a matrix's bytes are rounded up to whole units.
+    Raises: ValueError when a matrix has no option.
+    """
 
-def best_within(points: Sequence[Point[Choice]], num_bytes: int) -> Point[Choice] | None:
-    """The point with the least loss that takes at most `num_bytes`; None when there is none."""
-    return next((point for point in points if point.num_bytes <= num_bytes), None)
+    def __init__(self, matrices: Mapping[str, Sequence[Option[Choice]]]) -> None:
+        empty = [name for name, options in matrices.items() if not options]
+        if empty:
+            raise ValueError(f"no format for {', '.join(empty)}")
+        # Smaller ones first, so that they are taken where nothing is lost by it.
+        self._options = {n: sorted(o, key=lambda each: each.num_bytes) for n, o in matrices.items()}
+        self._fewest = sum(options[0].num_bytes for options in self._options.values())
+        extras = [each.num_bytes - o[0].num_bytes for o in self._options.values() for each in o]
+        most = sum(o[-1].num_bytes - o[0].num_bytes for o in self._options.values())
+        self._unit = max(1, math.gcd(*extras))
+        self._unit *= max(1, -(-most // (self._unit * MOST_UNITS)))
+        self._losses = np.zeros(most // self._unit + len(self._options) + 1)
+        self._chosen = {name: self._add(options) for name, options in self._options.items()}
+
+    def _units(self, options: Sequence[Option[Choice]], index: int) -> int:
+        return -(-(options[index].num_bytes - options[0].num_bytes) // self._unit)
+
+    def _add(self, options: Sequence[Option[Choice]]) -> NDArray[np.uint8]:
+        """Which option to take for every number of units; losses become those with this matrix."""
+        found = np.full(self._losses.shape, np.inf)
+        chosen = np.zeros(self._losses.shape, np.uint8)
+        for index, option in enumerate(options):
+            extra = self._units(options, index)
+            losses = self._losses[: len(found) - extra] + max(option.loss, 0.0)
+            better = losses < found[extra:]
+            found[extra:][better] = losses[better]
+            chosen[extra:][better] = index
+        self._losses = found
+        return chosen
+
+    def best_within(self, num_bytes: int) -> Point[Choice] | None:
+        """The least loss of at most `num_bytes`; None when there is none."""
+        if num_bytes < self._fewest:
+            return None
+        units = (num_bytes - self._fewest) // self._unit
+        return self._point(min(units, len(self._losses) - 1))
+
+    def smallest_within(self, loss: float) -> Point[Choice] | None:
+        """The fewest bytes whose loss is at most `loss`; None when there are none."""
+        fitting = np.flatnonzero(self._losses <= loss)
+        return self._point(int(fitting[0])) if len(fitting) else None
+
+    def _point(self, units: int) -> Point[Choice]:
+        taken = {}
+        for name in reversed(self._options):
+            options, index = self._options[name], int(self._chosen[name][units])
+            taken[name] = options[index]
+            units -= self._units(options, index)
+        return Point(
+            {name: taken[name].choice for name in self._options},
+            sum(option.num_bytes for option in taken.values()),
+            sum(max(option.loss, 0.0) for option in taken.values()),
+        )

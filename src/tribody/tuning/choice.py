@@ -1,4 +1,4 @@
-"""The allocation that a goal asks for, among those of the frontier."""
+"""The allocation that a goal asks for: of the knapsack, or for a speed one of the frontier's."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from tribody.core.config import WeightFormat
 from tribody.core.errors import BadConfig
-from tribody.precision.allocate import Point, best_within, smallest_within
+from tribody.precision.allocate import Knapsack, Point
 from tribody.tuning.decode_speed import Rates
 from tribody.tuning.trial import Reading, Trial
 
@@ -40,10 +40,11 @@ class Choice:
         trial: Trial,
         readings: Sequence[Reading],
         points: Sequence[Point[WeightFormat]],
+        knapsack: Knapsack[WeightFormat],
         exchange: Callable[[Point[WeightFormat]], None],
     ) -> None:
         self._trial, self._readings, self._points = trial, readings, points
-        self._exchange = exchange
+        self._knapsack, self._exchange = knapsack, exchange
         self.rates: Rates | None = None
         self.correction = 1.0
 
@@ -90,7 +91,7 @@ class Choice:
 
     def _within_bits(self, bits: float) -> Point[WeightFormat]:
         fixed_bytes, num_weights = self._trial.prescribed_bytes, self._trial.weights.num_weights
-        chosen = best_within(self._points, int(bits * num_weights / 8) - fixed_bytes)
+        chosen = self._knapsack.best_within(int(bits * num_weights / 8) - fixed_bytes)
         if chosen is None:
             least = 8 * (self._points[-1].num_bytes + fixed_bytes) / num_weights
             raise BadConfig(f"--bits {bits}: this model takes {least:.2f} or more")
@@ -100,7 +101,7 @@ class Choice:
         budget, scale = -math.log(recovery), 1.0
         best: Point[WeightFormat] | None = None
         for _ in range(ROUNDS):
-            chosen = smallest_within(self._points, budget / scale)
+            chosen = self._knapsack.smallest_within(budget / scale)
             if chosen is None:
                 break
             self._exchange(chosen)

@@ -23,7 +23,7 @@ from tribody.loading.checkpoint import open_checkpoint
 from tribody.loading.packed_checkpoint import write_checkpoint
 from tribody.models.packed import packed_items
 from tribody.ops.table import Ops
-from tribody.precision.allocate import Point, frontier
+from tribody.precision.allocate import Knapsack, Point, frontier
 from tribody.quality.chunks import Chunk
 from tribody.quality.distribution import Distance, compare
 from tribody.quality.logits import REFERENCE, LoadedModel, Precision
@@ -95,7 +95,9 @@ class Quantization:
 
     def run(self, goal: Goal, out: Path) -> Manifest:
         """Write the packed model to `out`.  Raises: BadConfig, EngineFailed, OSError."""
-        choice = Choice(self.trial, self.readings, self.points, self._exchange)
+        choice = Choice(
+            self.trial, self.readings, self.points, Knapsack(self.losses), self._exchange
+        )
         if goal.speed is not None:
             choice.rates = self._rates()
         try:
