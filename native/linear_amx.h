@@ -20,7 +20,19 @@
 
 #if TRIBODY_AVX512
 
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
+#endif
+
 namespace tribody::TRIBODY_ISA {
+
+// AddressSanitizer does not see what instructions that are written out read and write.
+TRIBODY_INLINE void check_memory([[maybe_unused]] const void* data, [[maybe_unused]] size_t size) {
+#if defined(__SANITIZE_ADDRESS__)
+  void* bad = __asan_region_is_poisoned(const_cast<void*>(data), size);
+  if (bad != nullptr) static_cast<void>(*static_cast<volatile char*>(bad));  // which is reported
+#endif
+}
 
 // What ldtilecfg reads.  Tile 0: activations, a row of 32 codes in each of its rows.  Tile 1: weights,
 // a step in each row, four codes for each of sixteen columns.  Tile 2: sums.
@@ -42,6 +54,8 @@ using TileSums = int32_t[kTallTile][16];
 
 // The products of a group into tile 2.
 TRIBODY_INLINE void multiply_tiles(const int8_t* codes, const void* weights) {
+  check_memory(codes, kTallTile * kGroup);
+  check_memory(weights, kSteps * 64);
   asm volatile(
       "tileloadd (%0,%2,1), %%tmm0\n\t"
       "tileloadd (%1,%3,1), %%tmm1\n\t"
@@ -53,6 +67,7 @@ TRIBODY_INLINE void multiply_tiles(const int8_t* codes, const void* weights) {
 }
 
 TRIBODY_INLINE void store_tile(TileSums& to) {
+  check_memory(to, sizeof to);
   asm volatile("tilestored %%tmm2, (%0,%1,1)" : : "r"(to), "r"(int64_t{64}) : "memory");
 }
 
