@@ -163,8 +163,9 @@ $(NATIVE)/random.bin: $(CASE_SOURCES)
 
 mini-r1: .venv-parity/.tribody ## train mini-r1 (hours; goes on where it was stopped) and evaluate it
 	.venv-parity/bin/python -m recipes.mini_r1.train --out runs/mini-r1 $(TRAIN_ARGS)
-	.venv-parity/bin/python -m recipes.mini_r1.evaluate --run runs/mini-r1 \
-	    --out runs/mini-r1/bundled
+	.venv-parity/bin/python -m recipes.mini_r1.drafts --run runs/mini-r1 --out runs/mini-r1-drafts
+	.venv-parity/bin/python -m recipes.mini_r1.evaluate --run runs/mini-r1-drafts \
+	    --out runs/mini-r1-drafts/bundled
 
 clean: ## remove what make built (not the downloaded models)
 	rm -rf build dist .venv .venv-build .venv-test .venv-check .venv-parity .venv-bench \

@@ -1,9 +1,9 @@
 """What speculative decoding brings: the same requests with and without it, in turns.
 
-    .venv/bin/python bench/speculation.py [--rounds N] [--threads N] [--json FILE]
+    .venv/bin/python bench/speculation.py [--rounds N] [--threads N] [--only TEXT] [--json FILE]
 
 Workloads: mini-r1 thinking about held-out items, one at a time and sixteen at once; SmolLM2
-summarising a text in its own words and quotations, one at a time; SmolLM2 going on from random
+asked to summarise and to quote texts, one at a time; SmolLM2 going on from random
 tokens, sixteen at once, where nothing can be guessed.  Greedy.  A round runs every mode on the same
 requests, its order turning round by round; rates are generated tokens by seconds of steps, prefill
 included, medians over the rounds after a warm-up.  Every mode keeps its engine, and with it what
@@ -37,22 +37,32 @@ from tribody.text.chat_template import chat_template_for
 MODES: dict[str, dict[str, object]] = {
     "off": {"speculation": "off"},
     "mtp 1": {"speculation": "mtp", "max_drafts": 1},
-    "mtp 2": {"speculation": "mtp", "max_drafts": 2},
     "mtp 3": {"speculation": "mtp", "max_drafts": 3},
+    "mtp": {"speculation": "mtp"},
     "ngram": {"speculation": "ngram"},
     "auto": {"speculation": "auto"},
 }
 NUM_ITEMS = 26  # two of each of mini-r1's tasks
-PASSAGE = (
+PASSAGES = (
     "The harbour of Port Allen was built in 1871 by a company of stone masons from the north. "
     "For forty years it was the only safe landing on the western coast, and every ship that "
     "carried sugar stopped there. After the great storm of 1912 the outer wall had fallen into "
     "the sea, and the company, which had lost its ships, did not rebuild it. Today the inner "
-    "basin belongs to the fishing boats, and the old warehouse is a museum."
+    "basin belongs to the fishing boats, and the old warehouse is a museum.",
+    "Mrs Adler keeps eleven hives of bees on the roof of the library in Graz. In June 2019 a swarm "
+    "left the roof and settled on a bicycle in the market square. Two policemen guarded the "
+    "bicycle until she came with a box. Since then the town pays her a small fee every summer, "
+    "and school classes visit the roof to learn how honey is made.",
+    "The night train from Lyon to Turin was cancelled in 1998 because too few people used it. A "
+    "group of students wrote to the ministry and asked for the train to come back. In 2024 the "
+    "ministry agreed to a trial of two years. The first train left with 212 passengers, more than "
+    "the old train had carried in a week.",
 )
-QUESTION = (
-    f"{PASSAGE}\n\nSummarise this text in two sentences. Then quote the sentences of the text "
-    "that support your summary, word for word, and at last the whole text again."
+QUESTIONS = (
+    "{}\n\nSummarise this text in one sentence. Then repeat the whole text, word for word.",
+    "Text: {}\n\nWrite a one-sentence summary of the text, then quote the text in full between "
+    "quotation marks.",
+    "Copy the following text exactly, then summarise it in one sentence.\n\n{}",
 )
 
 
@@ -127,13 +137,14 @@ def workloads(threads: int) -> list[Workload]:
     reader = Subject(mini, "off", threads).built
     thinking = [chat(reader, item.prompt) for item in choose(items, NUM_ITEMS)]
     reader = Subject(smollm2, "off", threads).built
+    quoting = [chat(reader, question.format(text)) for question in QUESTIONS for text in PASSAGES]
     draw = random.Random(1)
     noise = [[draw.randrange(reader.info.vocab_size) for _ in range(128)] for _ in range(16)]
     all_modes, two = tuple(MODES), ("off", "auto")
     return [
         Workload("mini-r1 thinks, 1 at once", mini, thinking, 1, 400, False, all_modes),
         Workload("mini-r1 thinks, 16 at once", mini, thinking * 2, 16, 400, False, two),
-        Workload("SmolLM2 quotes, 1 at once", smollm2, [chat(reader, QUESTION)], 1, 250, True, two),
+        Workload("SmolLM2 quotes, 1 at once", smollm2, quoting, 1, 160, False, two),
         Workload("SmolLM2 on noise, 16 at once", smollm2, noise, 16, 96, True, two),
     ]
 
@@ -175,12 +186,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--rounds", type=int, default=7, help="after the warm-up")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--only", default="", help="workloads whose title holds this text")
     parser.add_argument("--json", type=Path, help="append JSON lines")
     options = parser.parse_args(arguments)
     table = Table(box=None)
     for column in ("workload", "mode", "tokens/s", "range", "speed-up", "drafts right"):
         table.add_column(column)
-    for work in workloads(options.threads):
+    chosen = [work for work in workloads(options.threads) if options.only in work.title]
+    for work in chosen:
         for row in measure(work, options.rounds, options.threads):
             right = f"{row['accepted']} of {row['drafted']}"
             spread = f"{row['least']}-{row['most']}"

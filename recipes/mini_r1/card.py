@@ -52,7 +52,7 @@ def _score_table(figures: dict[str, Any], split: str) -> str:
 
 def write(root: Path, figures: dict[str, Any], parameters: int) -> None:
     """root/MODEL_CARD.md."""
-    run, loads, drafts = figures["training"], figures["expert_loads"], figures["acceptance"]
+    run, loads, drafts = figures["training"], figures["expert_loads"], figures["drafts"]
     shape, plan = Shape(), run["plan"]
     files = "\n".join(
         f"| {path.relative_to(root)} | {path.stat().st_size:,} | `{sha256_of(path)}` |"
@@ -62,7 +62,8 @@ def write(root: Path, figures: dict[str, Any], parameters: int) -> None:
         shape=shape,
         run=run,
         plan=plan,
-        drafts=drafts,
+        drafted=drafts[0]["drafted"],
+        further=", ".join(_percent(own["rate"]) for own in drafts[1:]),
         files=files,
         millions=parameters / 1e6,
         tokens=run["tokens"] / 1e6,
@@ -72,6 +73,6 @@ def write(root: Path, figures: dict[str, Any], parameters: int) -> None:
         longer=_score_table(figures, "longer"),
         least=_percent(loads["least"]),
         most=_percent(loads["most"]),
-        rate=_percent(drafts["rate"]),
+        rate=_percent(drafts[0]["rate"]),
     )
     (root / "MODEL_CARD.md").write_text(text, encoding="utf-8")

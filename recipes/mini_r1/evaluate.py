@@ -1,8 +1,8 @@
 """From a trained state to what is shipped: checkpoints, held-out items, figures, model card.
 
-    python -m recipes.mini_r1.evaluate --run FOLDER --out src/tribody/bundled
+    python -m recipes.mini_r1.evaluate --run FOLDER --out src/tribody/bundled [--scores-of FOLDER]
 
-Scores come from tribody's own engine (`tribody bench quality`); the draft module's acceptance and
+Scores come from tribody's own engine (`tribody bench quality`); the rates of the draft module and
 the experts' loads, which the engine does not report, from the training forward in float32 on the
 exported BF16 weights.
 """
@@ -21,40 +21,24 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from recipes.mini_r1 import card, export, shipped
+from recipes.mini_r1.drafts import rates
 from recipes.mini_r1.generate import Item, solved
 from recipes.mini_r1.model import MiniR1
 from recipes.mini_r1.shape import Shape
 from recipes.mini_r1.tokenizer import PAD_ID
-from recipes.mini_r1.train import IGNORED, Batch, batches, encode
+from recipes.mini_r1.train import Batch, batches, encode
 from tribody.loading.download import sha256_of
 from tribody.text.deepseek_templates import R1
 
 BATCH_TOKENS = 8192  # of the held-out items, at a time
+PASSES = 5  # of the draft module
+DRAFT_ITEMS = 5  # one held-out item of so many is drafted for
 
 
 def item_batches(tokenizer: Tokenizer, chosen: list[Item]) -> list[Batch]:
     """Prompt, reference thinking and answer of each item, padded."""
     examples = [solved(item) for item in chosen]
     return batches(encode(tokenizer, examples), BATCH_TOKENS, "held_out")
-
-
-@torch.no_grad()
-def acceptance(model: MiniR1, made: list[Batch]) -> dict[str, float]:
-    """How often the MTP module's draft is what the trunk says, over all thinking and answers.
-
-    The trunk has written token t+1; the module drafts token t+2 from it and h_t; the draft is
-    accepted if it is the trunk's most likely token after t+1.  One draft, greedy, teacher-forced.
-    """
-    accepted = drafted = 0
-    for batch in made:
-        hidden = model.trunk(batch.ids)
-        wanted = model.logits(hidden).argmax(-1)[:, 1:-1]
-        guess = model.draft_logits(model.draft(hidden, batch.ids)).argmax(-1)[:, :-1]
-        # t+1 was generated, and there is a t+2 to draft.
-        at = (batch.labels[:, 1:-1] != IGNORED) & (batch.labels[:, 2:] != IGNORED)
-        accepted += int((guess == wanted)[at].sum())
-        drafted += int(at.sum())
-    return {"drafted": drafted, "accepted": accepted, "rate": accepted / drafted}
 
 
 @torch.no_grad()
@@ -110,10 +94,21 @@ def engine_report(folder: Path, held_out_file: Path, formats: list[str]) -> dict
     return report
 
 
+def scores_of(run: Path, model: MiniR1) -> dict[str, Any]:
+    """What an earlier evaluation measured of the same trunk, with another draft module."""
+    other = exported(torch.load(run / "state.pt", weights_only=True)).state_dict()
+    for name, value in model.state_dict().items():
+        if not name.startswith("mtp.") and not torch.equal(value, other[name]):
+            raise SystemExit(f"{run}: {name} is not the same; evaluate without --scores-of")
+    figures: dict[str, Any] = json.loads((run / "figures.json").read_text())
+    return {name: figures[name] for name in ("engine", "engine_fp8", "expert_loads")}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--run", type=Path, required=True, help="a folder that train wrote")
     parser.add_argument("--out", type=Path, required=True, help="where the models go")
+    parser.add_argument("--scores-of", type=Path, help="an evaluated run with the same trunk")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     state = torch.load(arguments.run / "state.pt", weights_only=True)
@@ -123,12 +118,17 @@ def main() -> None:
     held_out_file = arguments.out / "held_out.jsonl.gz"
     drawn = list(shipped.items())
     shipped.write(held_out_file, drawn)
-    made = item_batches(tokenizer, [item for item in drawn if item.split == "held_out"])
-    figures = {
-        "acceptance": acceptance(model, made),
-        "expert_loads": expert_loads(model, made),
-        "engine": engine_report(arguments.out / "mini-r1", held_out_file, ["w8g32"]),
-        "engine_fp8": engine_report(arguments.out / "mini-r1-fp8", held_out_file, ["w8g32"]),
+    chosen = [item for item in drawn if item.split == "held_out"]
+    if arguments.scores_of is not None:
+        scores = scores_of(arguments.scores_of, model)
+    else:
+        scores = {
+            "expert_loads": expert_loads(model, item_batches(tokenizer, chosen)),
+            "engine": engine_report(arguments.out / "mini-r1", held_out_file, ["w8g32"]),
+            "engine_fp8": engine_report(arguments.out / "mini-r1-fp8", held_out_file, ["w8g32"]),
+        }
+    figures = scores | {
+        "drafts": rates(model, item_batches(tokenizer, chosen[::DRAFT_ITEMS]), PASSES),
         "training": card.training(state, arguments.run),
     }
     (arguments.run / "figures.json").write_text(json.dumps(figures, indent=1) + "\n")

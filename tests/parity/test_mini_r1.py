@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from tokenizers import Tokenizer
 
 from recipes.mini_r1 import export
+from recipes.mini_r1.drafts import unroll
 from recipes.mini_r1.generate import BOS, opening
 from recipes.mini_r1.model import Experts, MiniR1, initialise
 from recipes.mini_r1.shape import Shape
@@ -201,6 +202,29 @@ def test_the_engines_module_gives_the_logits_of_the_training_forward(
         difference = np.abs(np.concatenate(logits) - expected).max()
         print(f"cut {cut}: {difference:.2e} of {tolerance:.2e}")
         assert difference <= tolerance
+
+
+def test_later_passes_are_those_that_the_module_is_trained_in(model: MiniR1, root: Path) -> None:
+    """The engine's guesses, given back to the training forward as the text that follows."""
+    checkpoint = open_checkpoint(root / "mini-r1")
+    loaded = load_model(checkpoint, native.OPS, "float32", drafter=True)
+    assert loaded.drafter is not None
+    count, passes, pages = len(TOKENS) - 1, 4, [4, 1, 2]
+    trunk = KVStore(loaded.kv_layout, 5, "float32")
+    own = KVStore(loaded.drafter.kv_layout, 5, "float32")
+    loaded.forward(step_input([Chunk(0, TOKENS[:-1], 0, pages, False)], np.arange(count)), trunk)
+    step = step_input([Chunk(0, TOKENS[1:], 0, pages, False)], np.array([count - 1]))
+    tokens, state = loaded.drafter.draft(step, loaded.drafter.hidden(np.arange(count)), passes, own)
+    guesses = tokens[:, 0].tolist()
+    ids = torch.tensor([TOKENS + guesses[:-1]])
+    with torch.no_grad():
+        logits = [part[0, count - 1] for part in unroll(model, model.trunk(ids), ids, passes)]
+        head = model.lm_head.weight.numpy()
+    assert guesses == [int(part.argmax()) for part in logits]
+    expected = logits[-1].numpy()
+    assert np.abs(state[0] @ head.T - expected).max() <= logits_tolerance(
+        checkpoint.config, expected
+    )
 
 
 def mtp_hidden(reference, tensors, hidden: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
