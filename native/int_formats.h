@@ -81,93 +81,71 @@ TRIBODY_INLINE typename P::Bytes above_nibble(typename P::Bytes v, int from, int
   return P::keep(from < 4 ? P::left(v, 4 - from) : P::right(v, from - 4), mask);
 }
 
-template <class P>
-TRIBODY_INLINE typename P::Int start_of(const A8Scale& x, int shift) {
-  return P::shift_signed(P::every(x.start), shift);
-}
-
 // ---- formats -------------------------------------------------------------------------------------
 
+// What they share.  Formats whose codes are not signed have a minimum.
+template <WeightFormat Format, class TileOfGroup, int Largest, int Offset>
+struct IntFormat {
+  using Tile = TileOfGroup;
+  static constexpr WeightFormat kFormat = Format;
+  static constexpr int kLargest = Largest;
+  static constexpr int kOffset = Offset;
+  static constexpr bool kHasMinimum = Offset == 0;
+  static constexpr bool kUnpacks = true;
+
+  template <class P>
+  static TRIBODY_INLINE typename P::Int start(const A8Scale& x) {
+    if constexpr (Offset == 0) {
+      return P::every(0);
+    } else if constexpr (Offset == 128) {
+      return P::every(x.start);
+    } else {
+      return P::shift_signed(P::every(x.start), __builtin_ctz(128 / Offset));
+    }
+  }
+};
+
 // As unsigned bytes only where vpdpbusd adds in 32 bits: 2 * 255 * 127 does not fit into 16.
-struct W8 {
-  using Tile = W8G32Tile;
+struct W8 : IntFormat<WeightFormat::w8g32, W8G32Tile, 255, 128> {
   template <class P>
   using Scales = HalfScales<P>;
-  static constexpr WeightFormat kFormat = WeightFormat::w8g32;
-  static constexpr int kLargest = 255;
-  static constexpr int kOffset = 128;
-  static constexpr bool kHasMinimum = false;
   static constexpr bool kUnpacks = TRIBODY_AVX512;
 
   template <class P>
   static TRIBODY_INLINE typename P::Bytes step(const Tile* tile, int64_t next, int s) {
     return P::flip(P::load(tile->codes[s], next), 0x80);
   }
-  template <class P>
-  static TRIBODY_INLINE typename P::Int start(const A8Scale& x) {
-    return P::every(x.start);
-  }
 };
 
-struct W6 {
-  using Tile = W6G32Tile;
+struct W6 : IntFormat<WeightFormat::w6g32, W6G32Tile, 63, 32> {
   template <class P>
   using Scales = HalfScales<P>;
-  static constexpr WeightFormat kFormat = WeightFormat::w6g32;
-  static constexpr int kLargest = 63;
-  static constexpr int kOffset = 32;
-  static constexpr bool kHasMinimum = false;
-  static constexpr bool kUnpacks = true;
 
   template <class P>
   static TRIBODY_INLINE typename P::Bytes step(const Tile* tile, int64_t next, int s) {
     const auto pairs = P::load(tile->pairs[s / 4], next);
     return P::join(nibbles<P>(tile->nibbles, next, s), above_nibble<P>(pairs, s % 4 * 2, 0x30));
   }
-  template <class P>
-  static TRIBODY_INLINE typename P::Int start(const A8Scale& x) {
-    return start_of<P>(x, 2);  // -32 sum(x)
-  }
 };
 
-struct W5 {
-  using Tile = W5M32Tile;
+struct W5 : IntFormat<WeightFormat::w5m32, W5M32Tile, 31, 0> {
   template <class P>
   using Scales = ByteScales<P>;
-  static constexpr WeightFormat kFormat = WeightFormat::w5m32;
-  static constexpr int kLargest = 31;
-  static constexpr int kOffset = 0;
-  static constexpr bool kHasMinimum = true;
-  static constexpr bool kUnpacks = true;
 
   template <class P>
   static TRIBODY_INLINE typename P::Bytes step(const Tile* tile, int64_t next, int s) {
     const auto bits = P::load(tile->bits, next);
     return P::join(nibbles<P>(tile->nibbles, next, s), above_nibble<P>(bits, s, 0x10));
   }
-  template <class P>
-  static TRIBODY_INLINE typename P::Int start(const A8Scale&) {
-    return P::every(0);
-  }
 };
 
-struct W4 {
-  using Tile = W4M32Tile;
+struct W4 : IntFormat<WeightFormat::w4m32, W4M32Tile, 15, 0> {
   template <class P>
   using Scales = ByteScales<P>;
-  static constexpr WeightFormat kFormat = WeightFormat::w4m32;
-  static constexpr int kLargest = 15;
-  static constexpr int kOffset = 0;
-  static constexpr bool kHasMinimum = true;
-  static constexpr bool kUnpacks = true;
 
   template <class P>
   static TRIBODY_INLINE typename P::Bytes step(const Tile* tile, int64_t next, int s) {
     return nibbles<P>(tile->nibbles, next, s);
-  }
-  template <class P>
-  static TRIBODY_INLINE typename P::Int start(const A8Scale&) {
-    return P::every(0);
   }
 };
 
@@ -175,23 +153,13 @@ struct W4 {
 inline constexpr uint8_t kE2M1Bytes[16] = {16, 17, 18, 19, 20, 22, 24, 28,
                                            16, 15, 14, 13, 12, 10, 8,  4};
 
-struct Fp4 {
-  using Tile = Fp4G32Tile;
+struct Fp4 : IntFormat<WeightFormat::fp4g32, Fp4G32Tile, 28, 16> {
   template <class P>
   using Scales = PowerScales<P>;
-  static constexpr WeightFormat kFormat = WeightFormat::fp4g32;
-  static constexpr int kLargest = 28;
-  static constexpr int kOffset = 16;
-  static constexpr bool kHasMinimum = false;
-  static constexpr bool kUnpacks = true;
 
   template <class P>
   static TRIBODY_INLINE typename P::Bytes step(const Tile* tile, int64_t next, int s) {
     return P::look_up(kE2M1Bytes, nibbles<P>(tile->nibbles, next, s));
-  }
-  template <class P>
-  static TRIBODY_INLINE typename P::Int start(const A8Scale& x) {
-    return start_of<P>(x, 3);  // -16 sum(x)
   }
 };
 
