@@ -284,20 +284,29 @@ Activations gather(const Activations& all, const int32_t* rows, int64_t count, i
 void combine(const MoeCall& call, const Routing& routing, const float* outputs,
              const float* shared) {
   const int64_t hidden = call.down.rows;
+  // Columns [i, i + 8) of row t, or as many of them as `load` takes.
+  const auto total_of = [&](int64_t t, int64_t i, const auto& load) {
+    const int64_t* places = routing.place_of + t * call.top_k;
+    F32x8 total = F32x8::zero();
+    for (int64_t k = 0; k < call.top_k; ++k) {
+      const F32x8 weight = F32x8::broadcast(call.weights[t * call.weights_stride + k]);
+      total = fma(weight, load(outputs + places[k] * hidden + i), total);
+    }
+    if (shared != nullptr) total = total + load(shared + t * hidden + i);
+    return load(call.out + t * call.out_stride + i) + total;
+  };
   parallel_for(divide_up(call.x.count, kRowTile), [&](int64_t chunk) {
     const int64_t end = smaller(call.x.count, (chunk + 1) * kRowTile);
     for (int64_t t = chunk * kRowTile; t < end; ++t) {
-      const int64_t* places = routing.place_of + t * call.top_k;
       float* out = call.out + t * call.out_stride;
-      for (int64_t i = 0; i < hidden; i += 8) {
-        const int64_t valid = smaller(8, hidden - i);
-        F32x8 total = F32x8::zero();
-        for (int64_t k = 0; k < call.top_k; ++k) {
-          const F32x8 weight = F32x8::broadcast(call.weights[t * call.weights_stride + k]);
-          total = fma(weight, load_first(outputs + places[k] * hidden + i, valid), total);
-        }
-        if (shared != nullptr) total = total + load_first(shared + t * hidden + i, valid);
-        store_first(load_first(out + i, valid) + total, out + i, valid);
+      int64_t i = 0;
+      for (; i + 8 <= hidden; i += 8) {
+        total_of(t, i, [](const float* p) { return F32x8::load(p); }).store(out + i);
+      }
+      if (i < hidden) {
+        const int64_t left = hidden - i;
+        const auto load = [left](const float* p) { return load_first(p, left); };
+        store_first(total_of(t, i, load), out + i, left);
       }
     }
   });
