@@ -6,11 +6,18 @@
 // (linear_int.cc), so the bits are the same, too.  Sixteen sums a row fill a register of floats, and
 // the results of sixteen rows stay in registers along all of K.
 //
-// Measured on a Xeon (Emerald Rapids, one thread, from L1, cycles for 16 x 16 x 32 products): loading
-// two tiles, multiplying and storing 32, weighing 24 to 30, both together 53; VNNI takes 104.  What
-// did not help: reading the sums two, four or eight groups later; weighing between the tile
+// Measured on a Xeon (Emerald Rapids, one thread, cycles for 16 x 16 x 32 products): loading two
+// tiles, multiplying and storing 36, weighing 24, both together 57 from L1 and 60 with codes from L2;
+// VNNI takes 104.  They hardly overlap, because while tiles are at work floats are multiplied and
+// converted on one port of two (48 registers of 512 bits in 46 cycles instead of 24; additions keep
+// both), and a tile product and a store of a tile take 16 cycles of the other port each.
+//
+// What did not help: reading the sums two, four or eight groups later; weighing between the tile
 // instructions; two panel pairs at eight rows (storing a tile takes its 16 cycles at any height);
-// tdpbf16ps, whose sums are floats already but whose tiles are twice the bytes (67 to 71).
+// tdpbf16ps, whose sums are floats already but whose tiles are twice the bytes (67 to 71); sums that
+// start at 1.5 * 2^23, so that an addition takes the conversion's place (49 from L1, but 57 with
+// codes from L2, and 4 to 8 % slower in place); one loop over all row tiles; unpacking a group at a
+// time between the products; fetching the panels that follow during all row tiles evenly.
 //
 // The instructions are written out: GCC 12's intrinsics lose stores (bench/peers/amx_gcc12.h), and so
 // this file needs no compiler flags of its own.  The compiler never touches tiles itself.
