@@ -8,13 +8,8 @@ from dataclasses import dataclass, field
 import pytest
 
 from tribody.core.config import DraftSource
-from tribody.scheduling.speculation import (
-    PROBE_STEPS,
-    Offer,
-    Record,
-    Speculation,
-    load_class,
-)
+from tribody.scheduling.speculation import Offer, Record, Speculation, load_class
+from tribody.scheduling.step_costs import PROBE_STEPS, StepCosts
 
 
 @dataclass
@@ -230,6 +225,29 @@ def test_holes_in_the_drafters_keys_are_the_sequences_own_affair() -> None:
     assert policy.rate("mtp", 0, 0) == before
     assert record.ratio < 0.2
     assert policy.share_out([(Offer("mtp", 0, [1]), record)], 8) == [0]
+
+
+def test_a_class_of_loads_holds_several_numbers_of_sequences() -> None:
+    """From eight sequences to eleven steps get longer, which is no cost of drafts."""
+    costs = StepCosts()
+    rng = random.Random(3)
+    for _ in range(400):
+        num_decoding, rows = rng.randint(8, 11), rng.choice([0, 0, 11])
+        costs.add(num_decoding, rows, 0.1 * (num_decoding + rows + 4))
+    for num_decoding in (8, 11):
+        base, row = costs.costs(num_decoding)
+        assert row == pytest.approx(0.1, rel=0.05)
+        assert base == pytest.approx(0.1 * (num_decoding + 4), rel=0.1)
+
+
+def test_a_sequence_that_the_drafter_has_not_followed_is_doubted() -> None:
+    policy, record = Speculation(MTP, 4), Record()
+    world = World(1.0, 0.3, 0.3, (0.9, 0.2))
+    world.live(policy, 1, 500)
+    policy.enter(1)
+    assert policy.num_passes([record], may_try=False) == 1
+    record.doubt()
+    assert policy.num_passes([record], may_try=False) == 0
 
 
 def test_it_decides_alike_when_it_is_told_alike() -> None:

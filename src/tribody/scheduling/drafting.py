@@ -71,6 +71,11 @@ class DraftPlanner:
         if "mtp" in self._sources:
             if num_decoding != len(running):
                 policy.enter(len(running))  # those in their prompts are to decode soon
+            for sequence, chunk in decoding:
+                drafting = sequence.drafting
+                if drafting.followed_to < chunk.start and not drafting.has_holes:
+                    drafting.has_holes = True
+                    drafting.records["mtp"].doubt()
             records = [sequence.drafting.records["mtp"] for sequence, _ in decoding]
             plan.draft_passes = policy.num_passes(records, may_try=self._timed > 0)
 

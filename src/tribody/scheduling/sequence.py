@@ -29,13 +29,14 @@ class Drafting:
 
     `guesses` are the model's drafter's, made when `guessed_at` tokens were known.  The drafter has
     followed the sequence in positions [0, followed_to) (pages from the prefix cache are taken to
-    hold its keys too); it drafts worse where it missed some.  `tried` is what the step under way
-    computes.
+    hold its keys too); it drafts worse where it missed some (`has_holes`).  `tried` is what the
+    step under way computes.
     """
 
     guesses: list[int] = field(default_factory=list)
     guessed_at: int = 0
     followed_to: int = 0
+    has_holes: bool = False
     index: NgramIndex = field(default_factory=NgramIndex)
     records: dict[DraftSource, Record] = field(
         default_factory=lambda: {"mtp": Record(), "ngram": Record()}

@@ -15,18 +15,12 @@ function of what it was told, so a replay decides alike; and no token depends on
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import median
 from typing import Final
 
 from tribody.core.config import DraftSource
-
-FIRST_PROBE: Final = 6
-PROBE_STEPS: Final = 96
-# Steps from one trial to the next.  A trial takes two (one drafts, one checks) and costs less than
-# one step's time: about 1 % where drafts do not pay.
+from tribody.scheduling.step_costs import StepCosts
 
 FIRST_GUESS: Final = {
     ("mtp", 0): 0.8,  # DeepSeek-V3's report: 85 to 90 % of second tokens
@@ -40,6 +34,12 @@ RATE_WINDOW: Final = 256.0  # checked drafts over which a rate is averaged
 DEEPEST: Final = 3  # drafts from here on share one rate
 LONGEST_GRADE: Final = 4  # n-gram matches from this length on are alike
 
+GAIN: Final = 1.1
+CROWD: Final = 4
+CROWD_GAIN: Final = 1.3
+# What a draft must be worth, in what it costs, alone and among CROWD sequences or more: near 1
+# nothing is won and estimates are noisy, the more so where a draft row is one of many.
+
 RECORD_WEIGHT: Final = 4.0  # drafts that a sequence's own record starts with, as usual
 RECORD_KEPT: Final = 1 - 1 / 32  # of a record, draft by draft
 FORGIVEN: Final = 0.01  # of a bad record, each time that it kept a draft out
@@ -49,11 +49,7 @@ LOOK_UP_SECONDS: Final = 15e-6  # of one look-up and what comes with it (2-core 
 IDLE_SHARE: Final = 0.01  # of the time that rationed look-ups may take: shows below 2 ms a step
 
 REST_STEPS: Final = 16  # from one look at whether drafts have begun to pay to the next
-MEAN_WINDOW: Final = 10.0  # steps over which the mean step is averaged
-ROW_SAMPLES: Final = 15  # comparisons whose median is the cost of a row
-FIXED_ROWS: Final = 4.0  # the guess: a step without drafts takes the time of its rows and 4 more
 FIRST_MODULE_SHARE: Final = 0.125  # guess of a drafter's pass, in steps without drafts
-LEAST_ROW_SHARE: Final = 0.01  # no row is cheaper, in steps without drafts and per sequence
 HYSTERESIS: Final = 0.04  # of speed: a drafter that stops leaves holes in its sequences' keys
 
 
@@ -77,6 +73,10 @@ class Record:
     def ratio(self) -> float:
         return self.hits / self.expected
 
+    def doubt(self) -> None:
+        """The drafter has missed a part of the sequence: half of what it was."""
+        self.expected *= 2
+
     def forgive(self) -> None:
         self.hits += FORGIVEN * max(0.0, self.expected - self.hits)
 
@@ -87,71 +87,6 @@ class _Rate:
 
     value: float
     weight: float = GUESS_WEIGHT
-
-
-class _Load:
-    """Times of steps at one load: their recent mean, and what a draft row adds.
-
-    A step whose number of draft rows is unlike that of the recent steps says what a row costs, by
-    comparison with them alone: so a text that grows, or a machine that slows down, does not pass
-    for a cost of drafts.  The median of such samples stands, because a step may be interrupted.
-    """
-
-    def __init__(self) -> None:
-        self.num_steps = 0
-        self.rows = self.seconds = 0.0  # recent means: draft rows, and seconds without the drafter
-        self.module_seconds = 0.0  # of one pass of the drafter; 0 = never seen
-        self.trial = _Schedule()  # of steps unlike the recent ones
-        self.module_trial = _Schedule()  # of passes of the drafter, or of one more than usual
-        self.rest = 0  # steps in which nothing is to be asked but whether a trial is due
-        self._samples: deque[float] = deque(maxlen=ROW_SAMPLES)
-        self._row: float | None = None  # their median
-
-    def add(self, num_decoding: int, rows: int, seconds: float) -> None:
-        self.num_steps += 1
-        if self.num_steps == 1:
-            self.rows, self.seconds = rows, seconds
-            return
-        off, late = rows - self.rows, seconds - self.seconds
-        self.trial.wait()
-        if 2 * abs(off) >= num_decoding:
-            self.trial.done()
-            self._samples.append(late / off)
-            self._row = None
-        share = 1 / min(self.num_steps, MEAN_WINDOW)
-        self.rows += share * off
-        self.seconds += share * min(late, self.seconds)  # a step may be interrupted
-
-    def costs(self, num_decoding: int) -> tuple[float, float]:
-        """(seconds of a step without drafts, seconds that one draft row adds)."""
-        if not self.num_steps:
-            return 1.0, 1.0 / (num_decoding + FIXED_ROWS)
-        if self._row is None:
-            guess = self.seconds / (num_decoding + FIXED_ROWS + self.rows)
-            self._row = median((*self._samples, guess))
-        least = LEAST_ROW_SHARE / num_decoding
-        row = max(self._row, least * self.seconds / (1 + least * self.rows))
-        return max(self.seconds - row * self.rows, 0.1 * self.seconds), row
-
-
-@dataclass(slots=True)
-class _Schedule:
-    """When something is to be tried again: soon at first, then every PROBE_STEPS."""
-
-    waited: int = 0
-    interval: int = FIRST_PROBE
-
-    @property
-    def due(self) -> bool:
-        return self.waited >= self.interval
-
-    def wait(self) -> None:
-        self.waited += 1
-
-    def done(self) -> None:
-        if self.due:
-            self.interval = min(2 * self.interval, PROBE_STEPS)
-        self.waited = 0
 
 
 class Speculation:
@@ -170,13 +105,14 @@ class Speculation:
         self._ngrams = [self._rates["ngram", grade][0] for grade in range(2, LONGEST_GRADE + 1)]
         self._fruitless = 0  # steps with look-ups since an n-gram was right
         self._saved = 0.0  # seconds that look-ups may take
-        self._loads: dict[int, _Load] = {}
+        self._loads: dict[int, StepCosts] = {}
         self._module_share = FIRST_MODULE_SHARE
         self.enter(1)
 
     def enter(self, num_decoding: int) -> None:
         """A step of this load is to be planned, or asked about."""
         self._num_decoding = num_decoding
+        self._gain = GAIN if num_decoding < CROWD else CROWD_GAIN
         self._now = self._load(num_decoding)
         self._base, self._row = self._now.costs(num_decoding)
 
@@ -220,7 +156,9 @@ class Speculation:
                 load.rest = REST_STEPS
             return False
         self._fruitless += 1
-        if self._fruitless <= FRUITLESS_LOOK_UPS:
+        load.found *= 1 - 1 / FRUITLESS_LOOK_UPS
+        pays = load.found >= LOOK_UP_SECONDS * self._num_decoding
+        if pays and self._fruitless <= FRUITLESS_LOOK_UPS:
             return True
         self._saved += IDLE_SHARE * self._base
         if self._saved < LOOK_UP_SECONDS * self._num_decoding:
@@ -232,7 +170,7 @@ class Speculation:
         if "ngram" not in self.sources:
             return False
         best = max([rate.value for rate in self._ngrams])
-        return best * self._base > self._row * self._num_decoding
+        return best * self._base > self._gain * self._row * self._num_decoding
 
     def share_out(self, offers: Sequence[tuple[Offer, Record]], room: int) -> list[int]:
         """How many drafts of each offer the step takes, `room` at most in all.
@@ -248,14 +186,14 @@ class Speculation:
             if not count:
                 record.forgive()
         if load.trial.due and 2 * load.rows >= num_decoding:
-            load.trial.done()
+            load.trial.done(num_decoding)
             counts = [0] * len(offers)
         elif self._trial:
             counts = _all_of(offers, room)
             if load.trial.due:
-                load.trial.done()
+                load.trial.done(num_decoding)
         elif load.trial.due and not any(counts):
-            load.trial.done()
+            load.trial.done(num_decoding)
             counts = [int(place < room) for place in range(len(offers))]
         self._trial = False
         return counts
@@ -265,11 +203,12 @@ class Speculation:
         rates, ratio = self._rates_of(offer.source, offer.grade), record.ratio
         count, chance = 0, 1.0
         tokens, seconds, row = float(self._num_decoding), self._base, self._row
+        dear = self._gain * row
         for depth in range(min(len(offer.token_ids), room)):
             own = rates[depth if depth < DEEPEST else DEEPEST].value * ratio
             if own < 1.0:
                 chance *= own
-            if chance * seconds <= row * tokens:
+            if chance * seconds <= dear * tokens:
                 break
             count += 1
             tokens += chance
@@ -285,7 +224,7 @@ class Speculation:
         )
         tokens, seconds, row = float(self._num_decoding), self._base, self._row
         for negative, _, index in ranked[:room]:
-            if -negative * seconds <= row * tokens:
+            if -negative * seconds <= self._gain * row * tokens:
                 break
             counts[index] += 1
             tokens -= negative
@@ -299,7 +238,7 @@ class Speculation:
         """
         load, base = self._now, self._base
         module = load.module_seconds or self._module_share * base
-        added = self._num_decoding * self._row + module
+        rows = self._num_decoding * self._row
         skill = 1.0
         if records:
             skill = sum([record.ratio for record in records]) / len(records)
@@ -309,8 +248,10 @@ class Speculation:
             own = self._module_rates[depth if depth < DEEPEST else DEEPEST].value * skill
             if own < 1.0:
                 chance *= own
+            if chance * (base + depth * rows) <= self._gain * rows * tokens:
+                break  # it would not be taken
             tokens += chance
-            seconds += added
+            seconds += rows + module
             speed = tokens / seconds
             if speed <= best:
                 break
@@ -319,7 +260,7 @@ class Speculation:
         margin = -HYSTERESIS if self.drafter_runs else HYSTERESIS
         self.drafter_runs = best * base > 1 + margin
         if may_try and load.module_trial.due:
-            load.module_trial.done()
+            load.module_trial.done(self._num_decoding)
             self._trial = True
             return min(passes + 1, self.max_drafts) if self.drafter_runs else 1
         if self.drafter_runs:
@@ -334,8 +275,12 @@ class Speculation:
         `usual` False: the drafter worked with holes in its keys, which says nothing of others.
         """
         rates = self._rates_of(offer.source, offer.grade)
-        if num_right and offer.source == "ngram":
-            self._fruitless = 0
+        if offer.source == "ngram":
+            if num_right:
+                self._fruitless = 0
+            saved = num_right * self._base / self._num_decoding
+            cost = len(offer.token_ids) * self._row
+            self._now.found += (saved - cost) / FRUITLESS_LOOK_UPS
         hits, expected = record.hits, record.expected
         for depth in range(min(num_right + 1, len(offer.token_ids))):
             rate, hit = rates[depth if depth < DEEPEST else DEEPEST], depth < num_right
@@ -360,16 +305,14 @@ class Speculation:
         load.add(num_decoding, rows, seconds - module_seconds)
         load.module_trial.wait()
         if passes:
-            one = module_seconds / passes
-            share = 1 / MEAN_WINDOW if load.module_seconds else 1.0
-            load.module_seconds += share * (one - load.module_seconds)
+            load.add_module(module_seconds / passes)
             self._module_share = load.module_seconds / load.costs(num_decoding)[0]
 
-    def _load(self, num_decoding: int) -> _Load:
+    def _load(self, num_decoding: int) -> StepCosts:
         key = load_class(num_decoding)
         found = self._loads.get(key)
         if found is None:
-            found = self._loads[key] = _Load()
+            found = self._loads[key] = StepCosts()
         return found
 
 
