@@ -1,14 +1,17 @@
 // Grouped-query attention over pages, one kernel for prefill and decode.
 //
 // Work is cut into tiles: some rows of one sequence times the query heads of one key-value head.
-// A tile walks the pages in order and reads each once for all its (row, head) pairs.  Every pair
-// keeps a running maximum, sum and output (online softmax), updated once per page of 64 positions;
-// mix.inc makes each of its sums one chain in a fixed order.
+// The context is cut into segments of kSegment positions.  A tile walks them in order: keys of all
+// pages of a segment against all its (row, head) pairs, a softmax of each pair, then the values.
+// mix.inc makes each of the sums one chain in a fixed order.
 //
-// The context is cut into segments of kSegment positions.  Each starts a softmax of its own, and
-// their results are folded together from the first to the last, by the same function wherever it is
-// called.  So tiles may be cut in any way, a long one also between segments (as in Flash-Decoding,
-// Dao et al. 2023), and handed to any thread: a pair's bits stay the same.
+// The segments' results are folded together from the first to the last, by the same function
+// wherever it is called.  So tiles may be cut in any way, a long one also between segments (as in
+// Flash-Decoding, Dao et al. 2023), and handed to any thread: a pair's bits stay the same.
+//
+// Decoding reads its pages from memory, at the speed of which it runs if something is being fetched
+// at every moment: the values while keys are multiplied, the next segment's keys with the values.
+// A softmax, with nothing to fetch beside it, comes once in four pages.
 //
 // Positions behind a row's own are never touched: their scores are overwritten before use, and
 // values are summed only up to the row's position.  Unwritten page memory may hold NaN.
@@ -29,7 +32,7 @@ namespace {
 #include "plan.inc"
 
 struct Workspace {
-  float *q, *scores, *keys, *values, *page_sum;
+  float *q, *scores, *keys, *values;
   PartialMemory partials;
   int64_t out_width;
 
@@ -37,10 +40,9 @@ struct Workspace {
     Pieces pieces;
     for (int round = 0; round < 2; ++round) {
       q = pieces.take(pairs * dim);
-      scores = pieces.take(pairs * kPage);
+      scores = pieces.take(pairs * kSegment);
       keys = pieces.take(dim * kPage);
       values = pieces.take(kPage * out_width);
-      page_sum = pieces.take(pairs);
       partials.take(pieces, pairs, out_width);
       if (round == 0) pieces.allocate(Scratch::attention_b);
     }
@@ -79,68 +81,80 @@ struct TileRun {
              static_cast<size_t>(width) * sizeof(float));
   }
 
-  // All rows that attend to it against one page, the first of a segment or a later one.  Meanwhile
-  // `next` is fetched.
-  void visit(const PageOfHead<T>& page, const PageOfHead<T>& next, int64_t base, Start start,
-             const Partial& to) {
-    const int64_t r0 = tile.row_at(base), pair0 = r0 * tile.heads, pairs = tile.pairs() - pair0;
-    const bool direct = std::is_same_v<T, float> || pairs <= tile_rows(1);
+  // scores = queries . keys, for the rows that attend to a page.  Meanwhile its values are fetched.
+  void score(const PageOfHead<T>& page, int64_t base, int64_t begin) {
+    const int64_t pair0 = tile.row_at(base) * tile.heads, pairs = tile.pairs() - pair0;
     const Strided q{work.q + pair0 * dim(), dim(), 1};
-    const MixOut to_scores{work.scores + pair0 * kPage, kPage, Start::zero, nullptr};
-    if (direct) {
-      mix(pairs, kPage, q, Operand<T>{page.keys, kPage, next.keys, kPage}, dim(), to_scores);
+    const MixOut to{work.scores + pair0 * kSegment + base - begin, kSegment, Start::zero, nullptr};
+    if (is_direct(pairs)) {
+      mix(pairs, kPage, q, Operand<T>{page.keys, kPage, page.values, kPage}, dim(), to);
     } else {
       convert_rows(page.keys, kPage, dim(), kPage, work.keys, kPage);
-      mix(pairs, kPage, q, Operand<float>{work.keys, kPage}, dim(), to_scores);
+      mix(pairs, kPage, q, Operand<float>{work.keys, kPage}, dim(), to);
     }
-    weigh(r0, base, to.state);
+  }
 
-    if (direct && dim() == work.out_width) {
-      add_values(Operand<T>{page.values, dim(), next.values, dim()}, base, start, to);
+  // Pages are used as they are where converting them would not pay.
+  bool is_direct(int64_t pairs) const {
+    return std::is_same_v<T, float> || pairs <= tile_rows(1);
+  }
+
+  void weigh(int64_t begin, int64_t end, const SoftmaxState& state) {
+    const float factor = call.scale * kLog2E;
+    const auto each = [&](auto&& step) {
+      for (int64_t r = tile.row_at(begin), pair = r * tile.heads; r < tile.rows; ++r) {
+        const int64_t own = tile.first_position() + r + 1, valid = (own < end ? own : end) - begin;
+        for (const int64_t last = pair + tile.heads; pair < last; ++pair)
+          step(work.scores + pair * kSegment, valid, pair);
+      }
+    };
+    each([&](float* scores, int64_t valid, int64_t pair) {
+      raise_max(scores, valid, factor, state.max + pair);
+    });
+    each([&](float* scores, int64_t valid, int64_t pair) {
+      weigh_row(scores, valid, factor, state.max[pair], state.sum + pair);
+    });
+  }
+
+  // out += weights . values of a page.  Meanwhile `next` is fetched.
+  void add_values(const PageOfHead<T>& page, const T* next, int64_t base, int64_t begin,
+                  const Partial& to) {
+    const float* weights = work.scores + base - begin;
+    if (is_direct((tile.rows - tile.row_at(base)) * tile.heads) && dim() == work.out_width) {
+      add_values(Operand<T>{page.values, dim(), next, dim()}, weights, base, base == begin, to);
     } else {
       convert_rows(page.values, dim(), tile.valid(tile.rows - 1, base), dim(), work.values,
                    work.out_width);
-      add_values(Operand<float>{work.values, work.out_width}, base, start, to);
+      add_values(Operand<float>{work.values, work.out_width}, weights, base, base == begin, to);
     }
   }
 
-  void weigh(int64_t r0, int64_t base, const SoftmaxState& state) {
-    const int64_t first = r0 * tile.heads, end = tile.pairs();
-    for (int64_t r = r0, pair = first; r < tile.rows; ++r)
-      for (const int64_t next = pair + tile.heads; pair < next; ++pair)
-        raise_max(work.scores + pair * kPage, tile.valid(r, base), call.scale, pair, state);
-    for (int64_t r = r0, pair = first; r < tile.rows; ++r)
-      for (const int64_t next = pair + tile.heads; pair < next; ++pair)
-        weigh_row(work.scores + pair * kPage, tile.valid(r, base), call.scale, pair, state,
-                  work.page_sum);
-    finish_page(first, end, state, work.page_sum);
-  }
-
-  // out = out * carry + weights . values: the positions that all rows share, then each row's own.
+  // The positions that all rows share, then each row's own.
   template <class U>
-  void add_values(const Operand<U>& values, int64_t base, Start start, const Partial& to) {
+  void add_values(const Operand<U>& values, const float* weights, int64_t base, bool first,
+                  const Partial& to) {
     const int64_t r0 = tile.row_at(base), shared = tile.valid(r0, base), heads = tile.heads;
-    const auto add = [&](int64_t r, int64_t rows, int64_t from, int64_t end, Start begin) {
+    const auto add = [&](int64_t r, int64_t rows, int64_t from, int64_t end, Start start) {
       const int64_t pair = r * heads;
-      mix(rows * heads, to.width, Strided{work.scores + pair * kPage + from, kPage, 1},
+      mix(rows * heads, to.width, Strided{weights + pair * kSegment + from, kSegment, 1},
           values.shifted(from, 0), end - from,
-          MixOut{to.out + pair * to.width, to.width, begin, to.state.carry + pair});
+          MixOut{to.out + pair * to.width, to.width, start, nullptr});
     };
-    add(r0, tile.rows - r0, 0, shared, start);
+    add(r0, tile.rows - r0, 0, shared, first ? Start::zero : Start::keep);
     for (int64_t r = r0 + 1; r < tile.rows && shared < kPage; ++r)
       add(r, 1, shared, tile.valid(r, base), Start::keep);
   }
 
-  // Positions [begin, end) of a segment; `after` is the page that is read once the unit is done.
-  void attend(int64_t begin, int64_t end, int64_t unit_end, const PageOfHead<T>& after,
+  // Positions [begin, end), a segment.  Meanwhile the keys of [next, next_end) of the tile `after`
+  // are fetched.
+  void attend(int64_t begin, int64_t end, const Tile& after, int64_t next, int64_t next_end,
               const Partial& to) {
-    PageOfHead<T> page = page_at<T>(call, tile, begin);
-    for (int64_t base = begin; base < end; base += kPage) {
-      const PageOfHead<T> next =
-          base + kPage < unit_end ? page_at<T>(call, tile, base + kPage) : after;
-      visit(page, next, base, base == begin ? Start::zero : Start::carry, to);
-      page = next;
-    }
+    for (int64_t base = begin; base < end; base += kPage)
+      score(page_at<T>(call, tile, base), base, begin);
+    weigh(begin, end, to.state);
+    for (int64_t base = begin; base < end; base += kPage, next += kPage)
+      add_values(page_at<T>(call, tile, base),
+                 next < next_end ? page_at<T>(call, after, next).keys : nullptr, base, begin, to);
   }
 
   void store(const Partial& total) {
@@ -158,12 +172,13 @@ void attend_units(const AttendCall& call, const Plan& plan) {
   plan.run([&](const Unit& unit, const Unit& after) {
     Workspace work(tunables.attention_pairs, call.head_dim);
     TileRun<T> run{call, *unit.tile, work};
-    const PageOfHead<T> next = page_at<T>(call, *after.tile, after.begin());
     run.load_queries();
     run_unit(
         unit, work.partials, work.out_width,
         [&](int64_t begin, int64_t end, const Partial& to) {
-          run.attend(begin, end, unit.end(), next, to);
+          const bool last = end == unit.end();
+          const Unit& next = last ? after : unit;
+          run.attend(begin, end, *next.tile, last ? next.begin() : end, next.end(), to);
         },
         [&](const Partial& total) { run.store(total); });
   });

@@ -72,7 +72,7 @@ class AbsorbedRun {
  public:
   AbsorbedRun(const AbsorbedPass& pass, const Tile& cut) : pass_(pass), cut_(cut) {
     const int64_t width = padded(cut.pairs());
-    tile_ = PairTile{cut.rows, cut.heads, cut.first_position(), pass.call.scale,
+    tile_ = PairTile{cut.rows, cut.heads, cut.first_position(), pass.call.scale * kLog2E,
                      width,    nullptr,   nullptr};
     for (int round = 0; round < 2; ++round) {
       tile_.queries = pieces_.take(pass.latent() * width);
@@ -89,6 +89,7 @@ class AbsorbedRun {
     run_unit(
         unit, memory_, padded(pass_.call.rank),
         [&](int64_t begin, int64_t end, const Partial& to) {
+          clear_state(cut_.pairs(), to.state);
           for (int64_t base = begin; base < end; base += kPage)
             visit(base, base + kPage < unit.end() ? page_at<T>(pass_, cut_, base + kPage) : after,
                   base == begin, to);
@@ -254,7 +255,7 @@ class ExpandedRun {
     return PairTile{left < kExpandedRows ? left : kExpandedRows,
                     1,
                     first_position_ + row,
-                    call_.scale,
+                    call_.scale * kLog2E,
                     padded(left < kExpandedRows ? left : kExpandedRows),
                     queries_ + row * (call_.nope + call_.rope),
                     scores_};

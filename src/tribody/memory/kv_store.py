@@ -1,7 +1,8 @@
 """The byte half of KV memory: one array of all layers' pages per kind, in the operators' layouts.
 
 It knows no requests and no ids beyond the page's index.  Arrays come zeroed from the operating
-system (calloc), so a page takes physical memory only once it is written.
+system (calloc), so a page takes physical memory only once it is written.  They start where a page
+of the machine's memory does: no vector of a row then lies across two cache lines.
 """
 
 from __future__ import annotations
@@ -11,11 +12,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from tribody.core.config import PAGE_SIZE, KVFormat
 from tribody.ops.table import Pages
 
 DTYPES = {"float32": np.float32, "float16": np.float16}
+ALIGNMENT = 4096  # bytes: a page of the machine's memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +46,14 @@ def page_bytes(layout: KVLayout, kv_format: KVFormat) -> int:
     return layout.num_layers * values * np.dtype(DTYPES[kv_format]).itemsize
 
 
+def zeroed(shape: tuple[int, ...], dtype: DTypeLike) -> Pages:
+    """Zeros from an address that ALIGNMENT divides."""
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    memory = np.zeros(size + ALIGNMENT, np.uint8)
+    start = -memory.ctypes.data % ALIGNMENT
+    return memory[start : start + size].view(dtype).reshape(shape)
+
+
 class KVStore:
     """The pages of one engine.  `arrays` are (L, P, *shape), one for each of a layout's shapes."""
 
@@ -51,7 +62,7 @@ class KVStore:
         self.num_pages = num_pages
         self.num_bytes = num_pages * page_bytes(layout, kv_format)
         self.arrays: tuple[Pages, ...] = tuple(
-            np.zeros((layout.num_layers, num_pages, *shape), dtype) for shape in layout.page_shapes
+            zeroed((layout.num_layers, num_pages, *shape), dtype) for shape in layout.page_shapes
         )
 
     def copy_pages(self, pairs: Iterable[tuple[int, int]]) -> None:
