@@ -6,9 +6,8 @@
 // the threads.
 //
 // Absorbed, three passes over a bounded number of rows: q_nope through W_UK for each head,
-// attention in latent space for each tile, the mixed latents through W_UV.  A page of latents is
-// converted to float32 once for all heads of a tile, and a long context is cut between segments as
-// in attention.cc.
+// attention in latent space for each tile, the mixed latents through W_UV.  A long context is cut
+// between segments as in attention.cc.
 // Expanded, one pass: each (sequence, head) rebuilds its keys and values block by block in a
 // buffer that stays in the L2 cache and attends with all its rows, so memory does not grow with
 // the context.
@@ -66,6 +65,12 @@ const T* page_at(const AbsorbedPass& pass, const Tile& cut, int64_t position) {
   return static_cast<const T*>(pass.call.pages) + page * kPage * pass.latent();
 }
 
+// Latents that are converted at once: the rows of a register tile, and columns that leave room in
+// L1 for those of the queries.
+constexpr int64_t kBlockRows = 16, kBlockColumns = 192;
+
+constexpr int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+
 // One tile in latent space: latent_q and q's rope part to mixed.
 template <class T>
 class AbsorbedRun {
@@ -92,7 +97,7 @@ class AbsorbedRun {
           clear_state(cut_.pairs(), to.state);
           for (int64_t base = begin; base < end; base += kPage)
             visit(base, base + kPage < unit.end() ? page_at<T>(pass_, cut_, base + kPage) : after,
-                  base == begin, to);
+                  base == begin ? Start::zero : Start::carry, to);
         },
         [&](const Partial& total) { store(total); });
   }
@@ -116,17 +121,37 @@ class AbsorbedRun {
       }
   }
 
-  void visit(int64_t base, const T* next, bool first, const Partial& to) {
-    const int64_t latent = pass_.latent(), width = padded(latent);
+  // A page of latents against all queries, in blocks whose float32 form stays in L1.  The values
+  // are the latents again, as they are: sixteen heads pay for the conversion.  Meanwhile `next` is
+  // fetched.
+  void visit(int64_t base, const T* next, Start start, const Partial& to) {
+    const int64_t latent = pass_.latent(), width = padded(pass_.call.rank);
+    const int64_t count = cut_.valid(cut_.rows - 1, base);
     const T* page = page_at<T>(pass_, cut_, base);
-    const float* rows = converted_;
-    if constexpr (std::is_same_v<T, float>) {
-      if (latent == width) rows = page;
+    for (int64_t column = 0; column < latent; column += kBlockColumns)
+      for (int64_t first = 0; first < count; first += kBlockRows)
+        score(page, first, least(kBlockRows, count - first), column,
+              least(kBlockColumns, latent - column));
+    for (int64_t r = 0; next != nullptr && r < count; ++r)  // add_values fetches the rest
+      for (int64_t d = width; d < latent; d += 64 / static_cast<int64_t>(sizeof(T)))
+        __builtin_prefetch(next + r * latent + d, 0, 2);
+    tile_.weigh(base, to.state);
+    if (latent >= width) {
+      tile_.add_values(Operand<T>{page, latent, next, latent}, base, start, to);
+    } else {  // the last vector of a row may end behind the page
+      convert_rows(page, latent, count, pass_.call.rank, converted_, width);
+      tile_.add_values(Operand<float, T>{converted_, width, next, latent}, base, start, to);
     }
-    if (rows == converted_)
-      convert_rows(page, latent, cut_.valid(cut_.rows - 1, base), latent, converted_, width);
-    tile_.visit(PageRows{rows, width, latent, nullptr, 0, 0, rows, width}, next, latent, base,
-                first, to);
+  }
+
+  void score(const T* page, int64_t first, int64_t rows, int64_t column, int64_t columns) {
+    const T* from = page + first * pass_.latent() + column;
+    if constexpr (std::is_same_v<T, float>) {
+      tile_.score(from, pass_.latent(), first, rows, column, columns);
+    } else {
+      convert_rows(from, pass_.latent(), rows, columns, converted_, columns);
+      tile_.score(converted_, columns, first, rows, column, columns);
+    }
   }
 
   void store(const Partial& total) {
@@ -232,7 +257,7 @@ class ExpandedRun {
         for (int64_t i = 0; i < num_tiles_; ++i) {
           PairTile rows = tile(i);
           if (rows.first_position + rows.rows > page)
-            rows.visit<float>(rows_of(page - base), nullptr, 0, page, page == 0, softmax(i));
+            visit(rows, page, page - base, softmax(i));
         }
     }
     for (int64_t i = 0; i < num_tiles_; ++i) store(tile(i), softmax(i));
@@ -298,10 +323,15 @@ class ExpandedRun {
                      Output{kv_ - first_column, kv_stride_});
   }
 
-  PageRows rows_of(int64_t offset) const {
+  // One page, which lies at `offset` in the block that was rebuilt.
+  void visit(PairTile& tile, int64_t page, int64_t offset, const Partial& to) {
     const float* kv = kv_ + offset * kv_stride_ + skipped_;
-    return PageRows{kv,         kv_stride_,      call_.nope, ropes_ + offset * call_.rope,
-                    call_.rope, call_.rope,      kv + call_.nope, kv_stride_};
+    const int64_t count = tile.valid(tile.rows - 1, page);
+    tile.score(kv, kv_stride_, 0, count, 0, call_.nope);
+    tile.score(ropes_ + offset * call_.rope, call_.rope, 0, count, call_.nope, call_.rope);
+    tile.weigh(page, to.state);
+    tile.add_values(Operand<float>{kv + call_.nope, kv_stride_}, page,
+                    page == 0 ? Start::zero : Start::carry, to);
   }
 
   void store(const PairTile& tile, const Partial& total) {

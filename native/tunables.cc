@@ -18,7 +18,7 @@ const Tunable kTunables[] = {
     {"unpack_rows", &Tunables::unpack_rows, "prefill",
      "rows from which on a panel is unpacked before use", {16, 32, 64, 128, 1 << 20}, 5},
     {"attention_pairs", &Tunables::attention_pairs, "both",
-     "rows times heads that read a page of keys together (GQA)", {16, 32, 48, 64, 96}, 5},
+     "rows times heads that read a page of keys together (GQA)", {24, 48, 72, 96, 144}, 5},
     {"latent_pairs", &Tunables::latent_pairs, "both",
      "rows times heads that read a page of latents together (MLA, absorbed)", {16, 32, 64}, 3},
     {"rebuilt_pages", &Tunables::rebuilt_pages, "prefill",
