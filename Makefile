@@ -106,17 +106,22 @@ EXPORT = .venv-test/bin/python -m tests.native.export
 SANITIZER_OPTIONS = ASAN_OPTIONS=detect_leaks=0:malloc_fill_byte=255:max_malloc_fill_size=1000000000 \
     UBSAN_OPTIONS=print_stacktrace=1
 
-# build_runner, FOLDER, CMAKE OPTIONS: tests/native/runner in build/native/FOLDER.
-define build_runner
+# build_native, FOLDER, TARGETS, CMAKE OPTIONS: what is compiled in build/native/FOLDER.
+define build_native
 @mkdir -p $(NATIVE)
-@PATH="$(CURDIR)/.venv-build/bin:$$PATH" && cmake -G Ninja -S . -B $(NATIVE)/$(1) \
-    -DTRIBODY_RUNNER=ON $(2) >$(NATIVE)/$(1).log || { cat $(NATIVE)/$(1).log >&2; exit 1; } && \
-    cmake --build $(NATIVE)/$(1)
+@PATH="$(CURDIR)/.venv-build/bin:$$PATH" && cmake -G Ninja -S . -B $(NATIVE)/$(1) $(3) \
+    >$(NATIVE)/$(1).log || { cat $(NATIVE)/$(1).log >&2; exit 1; } && \
+    cmake --build $(NATIVE)/$(1) --target $(2)
 endef
 RUN = $(OBJECTS)/tests/native/runner
 RUN_SANITIZED = $(SANITIZER_OPTIONS) $(NATIVE)/memory/tests/native/runner
 RUN_THREADS = $(NATIVE)/threads/tests/native/runner
 RUN_ARM = $(NATIVE)/arm/tests/native/runner
+
+# The package with the module that AddressSanitizer watches, which has to be in the interpreter first.
+SITE = $(NATIVE)/memory/site
+PYTHON_SANITIZED = LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libstdc++.so)" \
+    PYTHONPATH=$(SITE) $(SANITIZER_OPTIONS) .venv-test/bin/python
 
 # With the very kernels of the wheel, which are compiled already.
 native-table: $(NATIVE)/table.bin $(NATIVE)/wrong.bin ## the kernels' cases and 300 random shapes, without Python
@@ -125,17 +130,21 @@ native-table: $(NATIVE)/table.bin $(NATIVE)/wrong.bin ## the kernels' cases and 
 	$(RUN) $(NATIVE)/table.bin --threads 2 --write-bits $(NATIVE)/table.bits
 
 native-check: native-table native-arm $(NATIVE)/random.bin ## the same with 10,000, under sanitizers, and for arm64
-	$(call build_runner,memory,-DTRIBODY_SANITIZE=address$(comma)undefined$(comma)float-cast-overflow)
-	$(call build_runner,threads,-DTRIBODY_SANITIZE=thread)
+	$(call build_native,memory,runner _native,-DPython_EXECUTABLE=$(CURDIR)/.venv-build/bin/python \
+	    -DTRIBODY_SANITIZE=address$(comma)undefined$(comma)float-cast-overflow)
+	$(call build_native,threads,runner,-DTRIBODY_RUNNER=ON -DTRIBODY_SANITIZE=thread)
 	$(RUN) $(NATIVE)/random.bin --write-bits $(NATIVE)/random.bits
 	$(RUN_SANITIZED) $(NATIVE)/table.bin --threads 3 --same-bits $(NATIVE)/table.bits
 	$(RUN_SANITIZED) $(NATIVE)/random.bin --same-bits $(NATIVE)/random.bits
+	@rm -rf $(SITE) && mkdir $(SITE) && cp -R src/tribody $(SITE) && \
+	    cp $(NATIVE)/memory/_native*.so $(SITE)/tribody
+	$(PYTHON_SANITIZED) -m pytest tests/ops/test_layers.py tests/ops/test_threads.py
 	$(RUN_THREADS) $(NATIVE)/table.bin --threads 4 --same-bits $(NATIVE)/table.bits
 
 # A Cortex-A57 has no dot products, and the runner must find that out: what runs there runs on any
 # Armv8.
 native-arm: native-table arm-tools ## the cases for arm64, under qemu: the bits of this machine
-	$(call build_runner,arm,-DCMAKE_TOOLCHAIN_FILE=tests/native/aarch64.cmake)
+	$(call build_native,arm,runner,-DTRIBODY_RUNNER=ON -DCMAKE_TOOLCHAIN_FILE=tests/native/aarch64.cmake)
 	qemu-aarch64 -cpu cortex-a57 $(RUN_ARM) $(NATIVE)/table.bin --same-bits $(NATIVE)/table.bits
 	! qemu-aarch64 -cpu cortex-a57 $(RUN_ARM) $(NATIVE)/table.bin --levels neondot
 	qemu-aarch64 -cpu max $(RUN_ARM) $(NATIVE)/table.bin --levels neondot --threads 2 \
