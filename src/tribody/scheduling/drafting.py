@@ -20,6 +20,10 @@ INDEXED_PER_STEP = 1024
 # Tokens of a sequence that one step adds to its index, about 0.5 ms: a long prompt is indexed over
 # several steps, and nobody waits for it.
 
+HARMLESS_HOLE = 64
+# Tokens that the drafter may miss of a sequence without being doubted: a pause of a few steps must
+# not end its work on the sequence.
+
 
 class DraftPlanner:
     """`extend` a plan with drafts, then `settle` each of its chunks and `learn` from the step."""
@@ -73,7 +77,8 @@ class DraftPlanner:
                 policy.enter(len(running))  # those in their prompts are to decode soon
             for sequence, chunk in decoding:
                 drafting = sequence.drafting
-                if drafting.followed_to < chunk.start and not drafting.has_holes:
+                missed = chunk.start - drafting.followed_to
+                if missed > HARMLESS_HOLE and not drafting.has_holes:
                     drafting.has_holes = True
                     drafting.records["mtp"].doubt()
             records = [sequence.drafting.records["mtp"] for sequence, _ in decoding]
