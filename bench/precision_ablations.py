@@ -39,6 +39,7 @@ from tribody.ops.table import F32
 from tribody.precision.allocate import Knapsack, Option
 from tribody.precision.codes import Parts, encode
 from tribody.precision.formats import matrix_bytes
+from tribody.precision.search import SEARCHES
 from tribody.quality.logits import REFERENCE, LoadedModel
 from tribody.quality.prose import package_prose
 from tribody.quality.statistics import F64, Interval, bootstrap_means, percentile_interval
@@ -82,7 +83,7 @@ class Ablations:
 
     def __init__(self, model: str, config: EngineConfig, corpus: Corpus) -> None:
         self.model = model
-        self.quantization = Quantization(config, corpus, native.OPS, Stages())
+        self.quantization = Quantization(config, corpus, native.OPS, Stages(), tuple(SEARCHES))
         self.trial = self.quantization.trial
         self.held_out: list[Reading] = [
             self.trial.read(chunk, generated=index % 2 == 1)
@@ -102,7 +103,7 @@ class Ablations:
         }
 
     def _by_errors(self) -> Sensitivities:
-        formats: list[WeightFormat] = ["w8g32", *UNIFORM]
+        formats = list(SEARCHES)
         found: Sensitivities = {}
         for name, matrix in self.trial.matrices.items():
             errors = rounding_errors(matrix, self.trial.values(name), formats)

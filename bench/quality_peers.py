@@ -93,7 +93,8 @@ def write_importance(trial: Trial, target: Path) -> None:
     arrays = {}
     for name, matrix in trial.matrices.items():
         if name.startswith("model.layers."):
-            arrays.update(dict.fromkeys(tensors_of(name), importance_of(matrix)))
+            given = importance_of(matrix) * np.square(matrix.factors)  # as in the file
+            arrays.update(dict.fromkeys(tensors_of(name), given))
     np.savez(target, **arrays)  # type: ignore[arg-type]
 
 

@@ -158,7 +158,9 @@ def test_speed_is_met_with_as_little_loss_as_it_allows(
     assert manifest.speed.predicted_decode_ratio == pytest.approx(tried[1])
     with pytest.raises(BadConfig, match=r"smallest formats decode about 3\.33 times"):
         quantization.run(Goal(speed=3.4), tmp_path / "b.tribody")
-    high = math.exp(-0.3 * quantization.points[-1].loss)
+    quantization.fits.exchange(quantization.points[0].choices, lambda _: None)
+    finest = quantization.trial.divergence(quantization.readings, -1)
+    high = math.exp(-1.01 * finest)
     with pytest.raises(BadConfig, match=r"not both.*recovery of [0-9.]+%"):
         quantization.run(Goal(speed=3.3, recovery=high), tmp_path / "b.tribody")
     both = quantization.run(Goal(speed=1.8, recovery=0.9), tmp_path / "c.tribody")

@@ -111,6 +111,10 @@ class Choice:
             if CLOSE * budget <= loss <= budget:
                 break
             scale = loss / chosen.loss if chosen.loss > 0 else 1.0
+        if best is None:  # predicted too well, all three times
+            finest = self._points[0]
+            self._exchange(finest)
+            best = finest if self._loss() <= budget else None
         if best is None:
             raise BadConfig(
                 f"--budget {recovery:.2%}: the best formats do not keep so much; ask for less, or "

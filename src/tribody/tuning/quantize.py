@@ -28,6 +28,7 @@ from tribody.quality.chunks import Chunk
 from tribody.quality.distribution import Distance, compare
 from tribody.quality.logits import REFERENCE, LoadedModel, Precision
 from tribody.quality.progress import Watcher
+from tribody.tuning.balance import balance
 from tribody.tuning.choice import Choice, Goal
 from tribody.tuning.corpus import Corpus
 from tribody.tuning.decode_speed import (
@@ -125,6 +126,7 @@ class Quantization:
         for index, chunk in enumerate(chunks):
             self.trial.observe(chunk, generated=index % 2 == 1)
             self._watcher.advance(1)
+        balance(self.trial)
         readings = []
         for index, chunk in enumerate(few):
             readings.append(self.trial.read(chunk, generated=index % 2 == 1))

@@ -101,6 +101,10 @@ class Trial:
         """A matrix's numbers in float32, a fresh array."""
         return self._ops.values(self.matrices[name])
 
+    def replace(self, name: str, values: F32, factors: F32) -> None:
+        """Other numbers for a matrix whose inputs are divided by `factors` (K,) from now on."""
+        self.matrices[name].rescale(self._ops.inner.pack(values, "float32"), factors)
+
     def rounded(self, name: str, weight_format: WeightFormat) -> Matrix:
         """A matrix rounded plainly."""
         return self._ops.inner.pack(self.values(name), weight_format)

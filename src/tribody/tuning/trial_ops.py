@@ -44,18 +44,20 @@ class TrialMatrix:
 
     `moments`: sum of the products of every two inputs, (K, K) or (E, K, K), or where that is too
     large of each input's squares, (K,) or (E, K); over `counts` rows, () or (E,).  Summed while the
-    operators observe.
+    operators observe.  `factors` (K,): what inputs have been divided by, and weights multiplied.
     """
 
     original: Matrix
     matrix: Matrix = field(init=False)
     moments: F32 = field(init=False)
     counts: F64 = field(init=False)
+    factors: F32 = field(init=False)
 
     def __post_init__(self) -> None:
         self.matrix = self.original
         *experts, _, columns = self.shape
         self.counts = np.zeros(experts)
+        self.factors = np.ones(columns, np.float32)
         shape = (*experts, columns, columns)
         if 4 * math.prod(shape) > LARGEST_MOMENTS:
             shape = (*experts, columns)
@@ -87,6 +89,13 @@ class TrialMatrix:
         else:
             self.moments[expert] += sums
             self.counts[expert] += len(x)
+
+    def rescale(self, original: Matrix, factors: F32) -> None:
+        """Other weights, for inputs divided by `factors` (K,)."""
+        self.original = self.matrix = original
+        self.factors = self.factors * factors
+        self.moments /= factors
+        self.moments /= factors[:, None] if self.moments.ndim == 2 else factors
 
     def mean_moments(self) -> F32 | None:
         """Mean of `moments`, of their shape; None when nothing was observed.
