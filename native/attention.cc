@@ -167,11 +167,22 @@ struct TileRun {
   }
 };
 
+// Whether each unit is all there is of one key-value head of a sequence with one row.
+bool units_are_heads(const AttendCall& call, const Plan& plan) {
+  for (int64_t b = 0; b < call.batch.num_sequences; ++b) {
+    if (call.batch.rows(b) != 1) return false;
+  }
+  return plan.num_units == call.batch.num_sequences * call.num_kv_heads;
+}
+
+// With `rope`, each unit rotates and stores its own head and row first: their page comes once to the
+// core that reads it, and no thread waits for another to store.
 template <class T>
-void attend_units(const AttendCall& call, const Plan& plan) {
+void attend_units(const AttendCall& call, const Plan& plan, const RopeCall* rope) {
   plan.run([&](const Unit& unit, const Unit& after) {
     Workspace work(tunables.attention_pairs, call.head_dim);
     TileRun<T> run{call, *unit.tile, work};
+    if (rope != nullptr) rope_store_group(*rope, run.step_row(), unit.tile->group);
     run.load_queries();
     run_unit(
         unit, work.partials, work.out_width,
@@ -199,10 +210,15 @@ void attend(const AttendCall& call) {
   Tile* tiles = scratch<Tile>(Scratch::attention_a, count);
   cut_tiles(call.batch, cut, tiles);
   const Plan plan(tiles, count, padded(call.head_dim));
+  const RopeCall* rope = call.rope;
+  if (rope != nullptr && !units_are_heads(call, plan)) {
+    rope_store(*rope);
+    rope = nullptr;
+  }
   if (call.half) {
-    attend_units<Half>(call, plan);
+    attend_units<Half>(call, plan, rope);
   } else {
-    attend_units<float>(call, plan);
+    attend_units<float>(call, plan, rope);
   }
 }
 

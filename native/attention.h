@@ -49,7 +49,9 @@ struct RopeCall {
   bool half;  // the pages are float16
 };
 
+// What attends: rows that rope_store has rotated and stored, or is to, where `rope` is not null.
 struct AttendCall {
+  const RopeCall* rope;
   Array2<const float> q;  // the first Hq D columns
   int64_t num_heads, num_kv_heads, head_dim;
   const void *k_pages, *v_pages;  // (P, Hkv, D, 64), (P, Hkv, 64, D)
@@ -89,8 +91,11 @@ struct MlaAttendCall {
 
 }  // namespace tribody
 
+// rope_store_group: the heads of one key-value head, of one row, on the caller.
 #define TRIBODY_ATTENTION_KERNELS                                   \
   void rope_store(const ::tribody::RopeCall& call);                 \
+  void rope_store_group(const ::tribody::RopeCall& call,            \
+                        int64_t row, int64_t group);                \
   void attend(const ::tribody::AttendCall& call);                   \
   void mla_store(const ::tribody::MlaStoreCall& call);              \
   void mla_attend_absorbed(const ::tribody::MlaAttendCall& call);   \

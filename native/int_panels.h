@@ -23,10 +23,11 @@ struct Packed {
   using Width = P;
   using Tile = typename F::Tile;
 
-  Packed(const uint8_t* panel, int64_t to_next)
+  // `to_fetch`: what is read next, fetched meanwhile.
+  Packed(const uint8_t* panel, int64_t to_next, const uint8_t* to_fetch)
       : tiles(reinterpret_cast<const Tile*>(panel + layout_of(F::kFormat).header_bytes)),
         next(to_next),
-        ahead(panel + P::kPanels * to_next),
+        ahead(to_fetch),
         weigh(panel, to_next) {}
 
   TRIBODY_INLINE typename P::Bytes step(int64_t g, int s) const {
@@ -36,7 +37,7 @@ struct Packed {
   TRIBODY_INLINE typename P::Float minimum(int64_t g) const {
     return weigh.minimum_of(tiles + g, next);
   }
-  // The panels that follow: as many bytes of them as group g takes here.
+  // As many bytes of what is next as group g takes here.
   TRIBODY_INLINE void fetch_ahead(int64_t g) const {
     constexpr int64_t kBytes = P::kPanels * static_cast<int64_t>(sizeof(Tile));
     fetch<kBytes>(ahead + kBytes * g);

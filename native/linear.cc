@@ -112,9 +112,15 @@ void linear(const LinearCall& call) {
   const Activations x = prepare(call.x, call.norm, w);
   const int64_t count = call.x.count, rows = smaller(count, tunables.rows_per_chunk);
   const int64_t num_panels = w.num_panels(), row_chunks = divide_up(count, rows);
-  const int64_t unit = 2 * panel_rows(w.format) * rows * w.columns;  // two panels
-  const int64_t per_chunk = 2 * units_per_chunk(count * w.rows * w.columns, unit);
-  parallel_for(divide_up(num_panels, per_chunk) * row_chunks, [&](int64_t chunk) {
+  // Panels are taken two at a time, but for a router's, which has no more than two.
+  const int64_t together = num_panels <= 2 ? 1 : 2;
+  const int64_t unit = together * panel_rows(w.format) * rows * w.columns;
+  const int64_t per_chunk = together * units_per_chunk(count * w.rows * w.columns, unit);
+  const int64_t panel_chunks = divide_up(num_panels, per_chunk);
+  if (row_chunks == 1) {
+    begin_reading({w.data, nullptr, per_chunk * w.bytes_per_panel(), panel_chunks});
+  }
+  parallel_for(panel_chunks * row_chunks, [&](int64_t chunk) {
     const int64_t row = chunk % row_chunks * rows, panel = chunk / row_chunks * per_chunk;
     const Span span{row, smaller(count, row + rows), panel, smaller(num_panels, panel + per_chunk)};
     multiply(x, w, 0, span, call.out);

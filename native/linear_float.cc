@@ -24,20 +24,32 @@ constexpr int64_t column_bytes(WeightFormat format) {
   return format == WeightFormat::fp8b ? kPanelRowsFloat : layout_of(format).tile_bytes;
 }
 
+// Panels that follow each other in memory, and what is fetched meanwhile: as many bytes from `ahead`
+// on, or nothing where it is null.
+struct Panels {
+  const uint8_t* data;
+  const uint8_t* ahead;
+  int64_t stride;
+
+  TRIBODY_INLINE void skip(int64_t bytes) {
+    data += bytes;
+    if (ahead != nullptr) ahead += bytes;
+  }
+};
+
 // sums += columns [0, count) of P panels times M rows.  M * P chains hide the latency of fma (4
 // cycles at two per cycle: eight registers of sums).
 template <WeightFormat F, int M, int P>
-TRIBODY_INLINE void add_columns(const uint8_t* panel, int64_t panel_stride,
-                                const float* const (&values)[M], int64_t count, bool is_first,
-                                F32x16 (&sums)[M][P]) {
+TRIBODY_INLINE void add_columns(const Panels& panels, const float* const (&values)[M],
+                                int64_t count, F32x16 (&sums)[M][P]) {
   constexpr int64_t kStep = column_bytes(F);
   constexpr int64_t kFetchEvery = F == WeightFormat::fp8b ? 64 / kStep : 1;  // a cache line
   for (int64_t k = 0; k < count; ++k) {
     F32x16 weights[P];
     for (int p = 0; p < P; ++p) {
-      const uint8_t* place = panel + p * panel_stride + k * kStep;
-      if (is_first && k % kFetchEvery == 0) fetch<1>(place + P * panel_stride);
-      weights[p] = load_weights<F>(place);
+      const int64_t place = p * panels.stride + k * kStep;
+      if (panels.ahead != nullptr && k % kFetchEvery == 0) fetch<1>(panels.ahead + place);
+      weights[p] = load_weights<F>(panels.data + place);
     }
 #pragma GCC unroll 8
     for (int m = 0; m < M; ++m) {
@@ -57,17 +69,16 @@ TRIBODY_INLINE void clear(F32x16 (&sums)[M][P]) {
 
 // The same for all columns of fp8b, tile by tile.  The scale takes back the 2^-8 of the codes.
 template <int M, int P>
-TRIBODY_INLINE void add_fp8_tiles(const uint8_t* panel, int64_t panel_stride,
-                                  const float* (&values)[M], int64_t columns, bool is_first,
+TRIBODY_INLINE void add_fp8_tiles(Panels panels, const float* (&values)[M], int64_t columns,
                                   F32x16 (&sums)[M][P]) {
-  for (int64_t k = 0; k < columns; k += kFp8Columns, panel += sizeof(Fp8BTile)) {
+  for (int64_t k = 0; k < columns; k += kFp8Columns, panels.skip(sizeof(Fp8BTile))) {
     const int64_t left = columns - k;
     F32x16 part[M][P];
     clear(part);
-    add_columns<WeightFormat::fp8b, M, P>(panel, panel_stride, values,
-                                          left < kFp8Columns ? left : kFp8Columns, is_first, part);
+    add_columns<WeightFormat::fp8b, M, P>(panels, values, left < kFp8Columns ? left : kFp8Columns,
+                                          part);
     for (int p = 0; p < P; ++p) {
-      const auto* tile = reinterpret_cast<const Fp8BTile*>(panel + p * panel_stride);
+      const auto* tile = reinterpret_cast<const Fp8BTile*>(panels.data + p * panels.stride);
       const F32x16 scale = F32x16::load(tile->scales) * F32x16::broadcast(256.0f);
       for (int m = 0; m < M; ++m) sums[m][p] = fma(part[m][p], scale, sums[m][p]);
     }
@@ -77,8 +88,8 @@ TRIBODY_INLINE void add_fp8_tiles(const uint8_t* panel, int64_t panel_stride,
 
 // M rows by P panels.
 template <WeightFormat F, int M, int P>
-void float_tile(const uint8_t* panel, int64_t panel_stride, const Activations& x, int64_t row,
-                const Output& out, int64_t n, int64_t num_rows, bool is_first) {
+void float_tile(const Panels& panels, const Activations& x, int64_t row, const Output& out,
+                int64_t n, int64_t num_rows) {
   const float* values[M];
   for (int m = 0; m < M; ++m) {
     values[m] = x.values + (x.index == nullptr ? row + m : x.index[row + m]) * x.stride;
@@ -86,9 +97,9 @@ void float_tile(const uint8_t* panel, int64_t panel_stride, const Activations& x
   F32x16 sums[M][P];
   clear(sums);
   if constexpr (F == WeightFormat::fp8b) {
-    add_fp8_tiles<M, P>(panel, panel_stride, values, x.columns, is_first, sums);
+    add_fp8_tiles<M, P>(panels, values, x.columns, sums);
   } else {
-    add_columns<F, M, P>(panel, panel_stride, values, x.columns, is_first, sums);
+    add_columns<F, M, P>(panels, values, x.columns, sums);
   }
   for (int p = 0; p < P; ++p) {
     const int64_t column = n + p * kPanelRowsFloat;
@@ -100,23 +111,22 @@ void float_tile(const uint8_t* panel, int64_t panel_stride, const Activations& x
 constexpr int kFloatRows = TRIBODY_AVX512 ? 8 : 4;
 
 template <WeightFormat F, int P>
-TRIBODY_INLINE void float_panels(const Activations& x, const MatrixView& w, const uint8_t* data,
-                                 int64_t stride, int64_t n, const Span& span, const Output& out) {
+TRIBODY_INLINE void float_panels(const Activations& x, const MatrixView& w, Panels panels,
+                                 int64_t n, const Span& span, const Output& out) {
   int64_t row = span.first_row;
-  while (row < span.end_row) {
+  for (; row < span.end_row; panels.ahead = nullptr) {  // the first rows fetch
     const int64_t left = span.end_row - row;
-    const bool is_first = row == span.first_row;
     if (kFloatRows == 8 && left >= 8 && P == 1) {
-      float_tile<F, 8, 1>(data, stride, x, row, out, n, w.rows, is_first);
+      float_tile<F, 8, 1>(panels, x, row, out, n, w.rows);
       row += 8;
     } else if (left >= 4 && P <= 2) {
-      float_tile<F, 4, P <= 2 ? P : 1>(data, stride, x, row, out, n, w.rows, is_first);
+      float_tile<F, 4, P <= 2 ? P : 1>(panels, x, row, out, n, w.rows);
       row += 4;
     } else if (left >= 2) {
-      float_tile<F, 2, P>(data, stride, x, row, out, n, w.rows, is_first);
+      float_tile<F, 2, P>(panels, x, row, out, n, w.rows);
       row += 2;
     } else {
-      float_tile<F, 1, P>(data, stride, x, row, out, n, w.rows, is_first);
+      float_tile<F, 1, P>(panels, x, row, out, n, w.rows);
       row += 1;
     }
   }
@@ -131,12 +141,17 @@ void multiply_format(const Activations& x, const MatrixView& w, int64_t expert, 
   const auto multiply_panels = [&](auto together) {
     constexpr int P = decltype(together)::value;
     for (; panel + P <= span.end_panel; panel += P) {
-      float_panels<F, P>(x, w, first + panel * stride, stride, panel * kPanelRowsFloat, span, out);
+      const uint8_t* data = first + panel * stride;
+      // Fetched meanwhile: the panels that follow or, where the thread's share ends, what comes
+      // after the region.
+      const uint8_t* later =
+          panel + P < span.end_panel ? nullptr : reading_after_share(P * stride);
+      const Panels panels{data, later == nullptr ? data + P * stride : later, stride};
+      float_panels<F, P>(x, w, panels, panel * kPanelRowsFloat, span, out);
     }
   };
-  if (count <= 2) {
-    multiply_panels(std::integral_constant<int, 4>());
-  } else if (kFloatRows == 8 && count < 8) {
+  if (count <= 2) multiply_panels(std::integral_constant<int, 4>());
+  if (count <= 2 || (kFloatRows == 8 && count < 8)) {
     multiply_panels(std::integral_constant<int, 2>());
   }
   multiply_panels(std::integral_constant<int, 1>());

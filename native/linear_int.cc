@@ -213,9 +213,9 @@ TRIBODY_INLINE void int_rows(const Source& source, const PanelTask& task, int64_
 }
 
 template <class F, class P>
-TRIBODY_INLINE void int_panels(const uint8_t* panel, int64_t next, const PanelTask& task,
-                               const Span& span) {
-  const Packed<F, P> packed(panel, next);
+TRIBODY_INLINE void int_panels(const uint8_t* panel, int64_t next, const uint8_t* ahead,
+                               const PanelTask& task, const Span& span) {
+  const Packed<F, P> packed(panel, next, ahead);
   if (task.x.height == 1) return int_tile<Packed<F, P>, 1>(packed, task, 1, 0, true);
   int64_t row = span.first_row;
 #if TRIBODY_AVX512
@@ -250,17 +250,26 @@ void multiply_format(const Activations& x, const MatrixView& w, int64_t expert, 
     data += panels * next;
     task.n += panels * kPanelRowsInt;
   };
+  // What is read after these panels: those that follow or, where the thread's share ends, what
+  // comes after the region.
+  const auto ahead = [&](int64_t panels) {
+    const uint8_t* later =
+        panel + panels < span.end_panel ? nullptr : reading_after_share(panels * next);
+    return later == nullptr ? data + panels * next : later;
+  };
 #if TRIBODY_AVX512
   if (panel + 2 <= span.end_panel) {
     task.on_tiles = current_isa() == Isa::amx && span.end_row - span.first_row > kRowTile;
     if (task.on_tiles) shape_tiles();
     for (; panel + 2 <= span.end_panel; advance(2)) {
-      int_panels<F, TwoPanels>(data, next, task, span);
+      int_panels<F, TwoPanels>(data, next, ahead(2), task, span);
     }
     if (task.on_tiles) release_tiles();
   }
 #endif
-  for (; panel < span.end_panel; advance(1)) int_panels<F, OnePanel>(data, next, task, span);
+  for (; panel < span.end_panel; advance(1)) {
+    int_panels<F, OnePanel>(data, next, ahead(1), task, span);
+  }
 }
 
 }  // namespace

@@ -199,6 +199,10 @@ void attend_latents(const AbsorbedPass& pass, const Plan& plan) {
 void run_absorbed(const AbsorbedPass& pass) {
   const MlaAttendCall& call = pass.call;
   const int64_t head_width = call.nope + call.rope;
+  const auto begin_heads = [&](const MatrixView& w) {
+    begin_reading({w.data, nullptr, w.bytes_per_expert(), call.num_heads});
+  };
+  begin_heads(*call.w_uk);
   parallel_for(call.num_heads, [&](int64_t h) {
     const Rows x{call.q.row(pass.first_row) + h * head_width, call.q.stride, pass.rows};
     linear_on_caller(x, *call.w_uk, h, 0, call.w_uk->num_panels(),
@@ -213,6 +217,7 @@ void run_absorbed(const AbsorbedPass& pass) {
   } else {
     attend_latents<float>(pass, Plan(tiles, count, padded(call.rank)));
   }
+  begin_heads(*call.w_uv);
   parallel_for(call.num_heads, [&](int64_t h) {
     const Rows x{pass.mixed + h * pass.rows * call.rank, call.rank, pass.rows};
     linear_on_caller(x, *call.w_uv, h, 0, call.w_uv->num_panels(),

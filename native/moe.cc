@@ -104,6 +104,12 @@ void run_hidden(Segment* segments, int64_t count, int64_t macs) {
     chunks += divide_up(columns, s.columns_per_chunk) * s.row_chunks();
     any_wide |= s.wide != nullptr;
   }
+  if (count == 1 && !any_wide && segments->row_chunks() == 1) {
+    const MatrixView& w = *segments->gate_up;
+    const int64_t panels = segments->columns_per_chunk / panel_rows(w.format);
+    const int64_t up = segments->intermediate() / panel_rows(w.format), expert = segments->expert;
+    begin_reading({w.panel(expert, 0), w.panel(expert, up), panels * w.bytes_per_panel(), chunks});
+  }
   parallel_for(chunks, [&](int64_t chunk) {
     const Segment& s = owner<&Segment::first_hidden_chunk>(segments, count, chunk);
     const int64_t local = chunk - s.first_hidden_chunk;
@@ -134,6 +140,11 @@ void run_down(Segment* segments, int64_t count, int64_t macs) {
     const int64_t unit = 2 * panel_rows(s.down->format) * rows * s.down->columns;
     s.panels_per_chunk = 2 * units_per_chunk(macs, unit);
     chunks += divide_up(s.down->num_panels(), s.panels_per_chunk) * s.row_chunks();
+  }
+  if (count == 1 && segments->row_chunks() == 1) {
+    const MatrixView& w = *segments->down;
+    begin_reading({w.panel(segments->expert, 0), nullptr,
+                   segments->panels_per_chunk * w.bytes_per_panel(), chunks});
   }
   parallel_for(chunks, [&](int64_t chunk) {
     const Segment& s = owner<&Segment::first_down_chunk>(segments, count, chunk);

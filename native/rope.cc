@@ -76,31 +76,29 @@ inline void rotate_in_place(float* x, const float* cos, const float* sin, int64_
   }
 }
 
+// Key-value head `group` of row t and the heads that share it.
 template <class T>
-void rope_store_row(const RopeCall& call, int64_t t) {
-  const int64_t dim = call.head_dim, half = dim / 2;
+void store_group(const RopeCall& call, int64_t t, int64_t group) {
+  const int64_t dim = call.head_dim, half = dim / 2, share = call.num_heads / call.num_kv_heads;
   const float *cos = call.cos.row(t), *sin = call.sin.row(t);
-  float* q = call.qkv.row(t);
-  for (int64_t h = 0; h < call.num_heads; ++h, q += dim) {
+  float* q = call.qkv.row(t) + group * share * dim;
+  for (int64_t h = 0; h < share; ++h, q += dim) {
     if (call.q_weight != nullptr) normalize(q, call.q_weight, call.eps, dim, q);
     rotate_in_place(q, cos, sin, half, false);
   }
-  const float *k = q, *v = q + call.num_kv_heads * dim;
-  const int64_t page = call.slots[t] / kPage, offset = call.slots[t] % kPage;
-  const int64_t start = page * call.num_kv_heads * dim * kPage;
-  T* k_page = static_cast<T*>(call.k_pages) + start + offset;
-  T* v_page = static_cast<T*>(call.v_pages) + start + offset * dim;
+  const float* k = call.qkv.row(t) + (call.num_heads + group) * dim;
+  const float* v = k + call.num_kv_heads * dim;
   float normalized[kMaxDim], rotated[kMaxDim];
-  for (int64_t h = 0; h < call.num_kv_heads; ++h, k += dim, v += dim) {
-    const float* from = k;
-    if (call.k_weight != nullptr) {
-      normalize(k, call.k_weight, call.eps, dim, normalized);
-      from = normalized;
-    }
-    rotate_split(from, cos, sin, half, rotated);
-    for (int64_t d = 0; d < dim; ++d) put(k_page + (h * dim + d) * kPage, rotated[d]);
-    put_row(v_page + h * kPage * dim, v, dim);
+  if (call.k_weight != nullptr) {
+    normalize(k, call.k_weight, call.eps, dim, normalized);
+    k = normalized;
   }
+  rotate_split(k, cos, sin, half, rotated);
+  const int64_t page = call.slots[t] / kPage, offset = call.slots[t] % kPage;
+  const int64_t start = (page * call.num_kv_heads + group) * dim * kPage;
+  T* k_page = static_cast<T*>(call.k_pages) + start + offset;
+  for (int64_t d = 0; d < dim; ++d) put(k_page + d * kPage, rotated[d]);
+  put_row(static_cast<T*>(call.v_pages) + start + offset * dim, v, dim);
 }
 
 template <class T>
@@ -138,12 +136,18 @@ void for_rows(const int64_t* slots, int64_t rows, const Body& body) {
 
 }  // namespace
 
-void rope_store(const RopeCall& call) {
+void rope_store_group(const RopeCall& call, int64_t row, int64_t group) {
   if (call.half) {
-    for_rows(call.slots, call.rows, [&](int64_t t) { rope_store_row<Half>(call, t); });
+    store_group<Half>(call, row, group);
   } else {
-    for_rows(call.slots, call.rows, [&](int64_t t) { rope_store_row<float>(call, t); });
+    store_group<float>(call, row, group);
   }
+}
+
+void rope_store(const RopeCall& call) {
+  for_rows(call.slots, call.rows, [&](int64_t t) {
+    for (int64_t group = 0; group < call.num_kv_heads; ++group) rope_store_group(call, t, group);
+  });
 }
 
 void mla_store(const MlaStoreCall& call) {

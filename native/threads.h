@@ -11,9 +11,10 @@ int num_threads();
 void set_num_threads(int count);
 
 // Runs task(context, chunk) for every chunk in [0, num_chunks), on the caller and the workers.
-// Chunks are handed out one by one in rising order, so a slow or sleeping worker costs little, and
-// results must not depend on who runs a chunk.  Calls from inside a chunk, or while another thread
-// uses the pool, run all chunks on the caller.
+// Every thread begins with a run of neighbouring chunks, its share, and then takes over what is left
+// of the others', so a slow or sleeping worker costs little; results must not depend on who runs a
+// chunk.  Calls from inside a chunk, or while another thread uses the pool, run all chunks on the
+// caller.
 using ChunkTask = void (*)(void* context, int64_t chunk);
 void parallel_run(int64_t num_chunks, ChunkTask task, void* context);
 
@@ -29,6 +30,24 @@ inline void parallel_for(int64_t num_chunks, Body&& body) {
       num_chunks, [](void* context, int64_t chunk) { (*static_cast<Pointer>(context))(chunk); },
       const_cast<void*>(static_cast<const void*>(target)));
 }
+
+// Memory that a region reads: `chunk_bytes` for each chunk from `data` on, and as many from `second`
+// on unless it is null.
+struct Reading {
+  const uint8_t* data;
+  const uint8_t* second;
+  int64_t chunk_bytes, num_chunks;
+};
+
+// Says what the next call of parallel_run reads.  Steps resemble each other: what followed this
+// reading the last time is expected to follow it again, and threads that wait, for others or for the
+// next region, fetch the beginning of their share of it into their caches.
+void begin_reading(const Reading& reading);
+
+// For the last chunk of this thread's share: where the thread goes on reading after the region, as far
+// as that is known; the next `bytes` from there on are then the caller's to fetch.  Null in any other
+// chunk, and when it is not known.
+const uint8_t* reading_after_share(int64_t bytes);
 
 // Grow-only memory of the calling thread, one piece per slot, aligned to 64 bytes; its content is
 // undefined and it is valid until the same thread asks for the same slot again.  Never freed
