@@ -79,13 +79,10 @@ inline void rotate_in_place(float* x, const float* cos, const float* sin, int64_
 // Key-value head `group` of row t and the heads that share it.
 template <class T>
 void store_group(const RopeCall& call, int64_t t, int64_t group) {
-  const int64_t dim = call.head_dim, half = dim / 2;
+  const int64_t dim = call.head_dim, half = dim / 2, share = call.num_heads / call.num_kv_heads;
   const float *cos = call.cos.row(t), *sin = call.sin.row(t);
-  // Heads need not be a multiple here, though they are wherever rows attend.
-  const int64_t begin = group * call.num_heads / call.num_kv_heads;
-  const int64_t end = (group + 1) * call.num_heads / call.num_kv_heads;
-  float* q = call.qkv.row(t) + begin * dim;
-  for (int64_t h = begin; h < end; ++h, q += dim) {
+  float* q = call.qkv.row(t) + group * share * dim;
+  for (int64_t h = 0; h < share; ++h, q += dim) {
     if (call.q_weight != nullptr) normalize(q, call.q_weight, call.eps, dim, q);
     rotate_in_place(q, cos, sin, half, false);
   }

@@ -135,7 +135,8 @@ def attend(rng: Random) -> Case:
 
 
 def rope_store(rng: Random) -> Case:
-    heads = (size(rng, 9), size(rng, 4), 2 * size(rng, 48))
+    num_kv_heads, share, dim = size(rng, 4), size(rng, 3), 2 * size(rng, 48)
+    heads = (num_kv_heads * share, num_kv_heads, dim)
     return paged.rope_store(heads, size(rng, 140), any_dtype(rng), normed=flag(rng))
 
 
