@@ -43,13 +43,12 @@ from tribody.ops.table import Setting
 from tribody.precision.formats import FORMATS
 from tribody.tuning.paired import Ratio, paired_ratio
 
-PREFILL = Cell("prefill-512", "prefill", 1, 512)
-DECODES = (
+CELLS = (
+    Cell("prefill-512", "prefill", 1, 512),
     Cell("decode-0", "decode", 1, 0, 16),
     Cell("decode-2048", "decode", 1, 2048, 16),
     Cell("batch-8", "decode", 8, 128, 16),
 )
-CELLS = (PREFILL, *DECODES)
 FORMAT = "w8g32"
 
 
@@ -77,12 +76,12 @@ AS_IT_RUNS = Variant("as it runs", {})
 
 def variants() -> Iterator[Variant]:
     tunables = {tunable.name: tunable for tunable in OPS.tunables()}
-    levels = tunables["isa"].values
+    levels = tunables.pop("isa").values
     yield from (Variant(f"{level} kernels", {"isa": level}) for level in levels[:-1])
     yield Variant("a call for each operator of a layer", {}, composed=True)
-    for name in [name for name in tunables if name != "isa"]:
-        ends = {min(tunables[name].values), max(tunables[name].values)}
-        for value in sorted(ends - {tunables[name].default}):
+    for name, tunable in tunables.items():
+        ends = {min(tunable.values), max(tunable.values)}
+        for value in sorted(ends - {tunable.default}):
             yield Variant(f"{name} = {value:,}", {name: value})
     yield from (Variant(f"{name} weights", {}, name) for name in FORMATS if name != FORMAT)
 
