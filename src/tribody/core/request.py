@@ -14,6 +14,9 @@ import msgspec
 
 FinishReason = Literal["stop", "length", "abort", "error"]
 
+Thinking = Literal["none", "may", "open"]
+# An answer has no thinking in it, its model may open some, its prompt has opened it.
+
 
 class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
     """How tokens are chosen.  Ranges are checked by the server and by `tribody.LLM`, not here.
@@ -21,6 +24,9 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
     `seed` is always present: a caller that gives none gets a drawn one, which is then kept with
     the request so that a restart continues the same random stream.  Random numbers are a function
     of (seed, choice, position) alone.
+
+    Stop strings end the answer, not the thinking before it; `thinking` says where that is.  Text
+    that does not follow `grammar` (llguidance's, as `text.grammar` writes it) is not drawn.
     """
 
     max_tokens: int
@@ -37,6 +43,8 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
     stop: tuple[str, ...] = ()
     stop_token_ids: tuple[int, ...] = ()
     ignore_eos: bool = False
+    thinking: Thinking = "none"
+    grammar: str | None = None
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):
