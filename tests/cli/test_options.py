@@ -161,6 +161,7 @@ def serve_options(**fields: object) -> ServeOptions:
         "api_key_file": None,
         "aliases": [],
         "shutdown_seconds": 30.0,
+        "api": "",
         "log_level": None,
         **fields,
     }

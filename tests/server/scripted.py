@@ -19,6 +19,7 @@ import openai
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers
 
+from tribody.core.api_settings import ApiSettings
 from tribody.core.engine_info import EngineInfo, EngineStats
 from tribody.core.errors import EngineFailed
 from tribody.core.request import Event, Request, TokenLogprob, Usage
@@ -28,8 +29,8 @@ from tribody.server.auth import KeyFile
 from tribody.server.listening import bind
 from tribody.server.models_table import ServedModel
 from tribody.server.serve import DrainingServer, make_service, server_for
+from tribody.text.answer_stream import AnswerStream
 from tribody.text.chat_template import chat_template_for
-from tribody.text.detokenizer import TextStream
 from tribody.text.tokenizer import Tokenizer
 
 EOS = "<|im_end|>"
@@ -40,6 +41,7 @@ CHATML = (
 )
 THINKING = CHATML.replace("assistant\n{% endif %}", "assistant\n<think>\n{% endif %}")
 CONTEXT = 512
+OPENAI = ApiSettings(errors="openai", usage="openai", sampling="openai")
 
 
 def byte_source(chat_template: str | None = CHATML) -> TokenizerSource:
@@ -201,7 +203,7 @@ class ScriptedEngine:
         text = self.script(request, choice)
         ids = self.tokenizer.encode(text, add_special_tokens=False)
         ids.append(next(iter(self.tokenizer.eos_token_ids)))
-        stream = TextStream(self.tokenizer, sampling.stop)
+        stream = AnswerStream(self.tokenizer, sampling.stop, sampling.thinking)
         for i, token_id in enumerate(ids):
             stream.push([token_id])
             if stream.stopped:
@@ -260,10 +262,11 @@ def run_server(
     *,
     aliases: dict[str, str] | None = None,
     keys: KeyFile | None = None,
+    api: ApiSettings = OPENAI,
     shutdown_seconds: float = 5.0,
 ) -> RunningServer:
     names = {name: Alias(target) for name, target in (aliases or {}).items()}
-    service = make_service([model for model, _ in served], names, keys)
+    service = make_service([model for model, _ in served], names, keys, api)
     listener = bind("127.0.0.1", 0, has_keys=keys is not None)
     engines = [engine for _, engine in served]
 

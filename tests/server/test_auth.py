@@ -115,7 +115,7 @@ def test_the_keys_themselves_are_not_kept(tmp_path: Path) -> None:
     assert KEY not in repr(principal)
     with pytest.raises(Unauthorized):
         authenticate([], keys)
-    assert authenticate([], None) is LOCAL
+    assert authenticate([], None) == LOCAL
 
 
 def test_salts_differ_by_tenant_and_user() -> None:

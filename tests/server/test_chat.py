@@ -205,8 +205,8 @@ def test_unknown_fields_are_tolerated_and_named(http: httpx2.Client) -> None:
     answer = ask(http, store=True, metadata={"a": 1}, audio=None, **{"bad\nname": 1})
     assert answer.status_code == 200
     assert answer.headers["x-tribody-ignored"] == "store, metadata, ?"
-    streamed = ask(http, stream=True, parallel_tool_calls=False)
-    assert streamed.headers["x-tribody-ignored"] == "parallel_tool_calls"
+    streamed = ask(http, stream=True, service_tier="auto")
+    assert streamed.headers["x-tribody-ignored"] == "service_tier"
     assert "x-tribody-ignored" not in ask(http).headers
     many = {f"field{i}": i for i in range(40)}
     assert ask(http, **many).headers["x-tribody-ignored"].endswith("and 24 more")

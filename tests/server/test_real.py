@@ -56,6 +56,7 @@ class RealServer:
 
 def start() -> RealServer:
     command = [sys.executable, "-m", "tribody.cli.main", "serve", MODEL, "--port", "0"]
+    command += ["--api", "errors=openai,usage=openai,sampling=openai"]
     process = subprocess.Popen(
         [*command, "--kv-memory", "64MiB", "--max-context", "1024"],
         stdout=subprocess.PIPE,

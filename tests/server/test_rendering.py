@@ -9,8 +9,7 @@ import pytest
 from tests.server.scripted import EOS, byte_source
 from tribody.core.request import Event, TokenLogprob
 from tribody.server.rendering import ChoiceRenderer, Piece
-from tribody.text.detokenizer import TextStream
-from tribody.text.reasoning import ReasoningSplitter
+from tribody.text.answer_stream import AnswerStream
 from tribody.text.tokenizer import Tokenizer
 
 TOKENIZER = Tokenizer.from_source(byte_source())
@@ -50,9 +49,8 @@ def events(text: str, sizes: list[int], *, by_token: bool) -> list[Event]:
 
 
 def render(made: list[Event], *, splits: bool) -> tuple[ChoiceRenderer, list[Piece]]:
-    splitter = ReasoningSplitter(thinking=True) if splits else None
-    section = None if splits else "content"
-    renderer = ChoiceRenderer(0, TextStream(TOKENIZER, ("STOP",)), splitter, section)  # type: ignore[arg-type]
+    stream = AnswerStream(TOKENIZER, ("STOP",), "open" if splits else "none")
+    renderer = ChoiceRenderer(0, stream, section=None if splits else "content")
     return renderer, [piece for event in made for piece in renderer.push(event)]
 
 

@@ -1,4 +1,5 @@
-"""TextStream: any split of the ids gives the text of decoding them all, cut at the stop string."""
+"""TextStream and AnswerStream: any split of the ids gives the text of decoding them all, cut at a
+stop string in the content."""
 
 from __future__ import annotations
 
@@ -8,7 +9,10 @@ import time
 import pytest
 
 from tests.text.vocabularies import byte_level, sentencepiece, tokenizer
+from tribody.core.request import Thinking
+from tribody.text.answer_stream import AnswerStream
 from tribody.text.detokenizer import TextStream
+from tribody.text.reasoning import Part
 from tribody.text.stop_strings import StopMatcher
 from tribody.text.tokenizer import Tokenizer
 
@@ -60,6 +64,10 @@ def cut_once(text: str, stops: tuple[str, ...]) -> tuple[str, bool]:
     return text, False
 
 
+def joined(parts: list[tuple[Part, str]]) -> str:
+    return "".join(text for _, text in parts)
+
+
 def split(ids: list[int], draw: random.Random) -> list[list[int]]:
     parts = []
     while ids:
@@ -80,9 +88,9 @@ def test_any_split_gives_the_whole_text(subject: Tokenizer) -> None:
         ids = tokenize_bytes(subject, content, draw)
         stops = tuple(draw.sample(STOPS, draw.randint(0, 3)))
         text, stopped = cut_once(content.decode("utf-8", errors="replace"), stops)
-        stream = TextStream(subject, stops)
-        pieces = [stream.push(part) for part in split(ids, draw)]
-        pieces.append(stream.finish())
+        stream = AnswerStream(subject, stops)
+        pieces = [joined(stream.push(part)) for part in split(ids, draw)]
+        pieces.append(joined(stream.finish()))
         assert "".join(pieces) == text, (SEED, case)
         assert stream.stopped is stopped, (SEED, case)
         assert all("\ufffd" not in piece for piece in pieces) or "\ufffd" in text
@@ -109,10 +117,10 @@ def test_holds_back_no_more_than_needed(subject: Tokenizer) -> None:
     for _ in range(500):
         text = "".join(draw.choices("STOP \n", k=20))
         stops = ("STOP", "\n\n", "TOPS")
-        stream = TextStream(subject, stops)
+        stream = AnswerStream(subject, stops)
         shown = ""
         for index, character in enumerate(text):
-            shown += stream.push(subject.encode(character, add_special_tokens=False))
+            shown += joined(stream.push(subject.encode(character, add_special_tokens=False)))
             if stream.stopped:
                 break
             seen = text[: index + 1]
@@ -141,23 +149,35 @@ def test_byte_fallback_tokens_join() -> None:
 
 def test_special_tokens(subject: Tokenizer) -> None:
     ids = subject.encode("a<|im_end|>b<think>", add_special_tokens=False)
-    hidden, shown = TextStream(subject), TextStream(subject, (), skip_special_tokens=False)
+    hidden, shown = TextStream(subject), TextStream(subject, skip_special_tokens=False)
     assert hidden.push(ids) == "ab<think>"
     assert shown.push(ids) == "a<|im_end|>b<think>"
 
 
 def test_a_stop_string_may_end_in_the_last_flush(subject: Tokenizer) -> None:
-    stream = TextStream(subject, ("x\ufffd",))
-    assert stream.push([ord("a"), ord("x"), 0xE4]) == "a"
-    assert stream.finish() == ""
+    stream = AnswerStream(subject, ("x\ufffd",))
+    assert joined(stream.push([ord("a"), ord("x"), 0xE4])) == "a"
+    assert stream.finish() == []
     assert stream.stopped
 
 
 def test_nothing_follows_a_stop(subject: Tokenizer) -> None:
-    stream = TextStream(subject, ("STOP",))
+    stream = AnswerStream(subject, ("STOP",))
     ids = subject.encode("goSTOPped", add_special_tokens=False)
-    assert stream.push(ids) == "go"
-    assert (stream.push(ids), stream.finish(), stream.stopped) == ("", "", True)
+    assert stream.push(ids) == [("content", "go")]
+    assert (stream.push(ids), stream.finish(), stream.stopped) == ([], [], True)
+
+
+@pytest.mark.parametrize("thinking", ["open", "may"])
+def test_stop_strings_count_in_the_content_only(subject: Tokenizer, thinking: Thinking) -> None:
+    """A model that thought of a stop string was cut off in the middle of its thinking."""
+    text = "I must not say STOP</think>go STO STOP on"
+    ids = subject.encode("<think>" * (thinking == "may") + text, add_special_tokens=False)
+    stream = AnswerStream(subject, ("STOP",), thinking)
+    parts = [part for token_id in ids for part in stream.push([token_id])] + stream.finish()
+    assert joined([p for p in parts if p[0] == "reasoning"]) == "I must not say STOP"
+    assert joined([p for p in parts if p[0] == "content"]) == "go STO "
+    assert stream.stopped
 
 
 def test_an_empty_stop_string_is_our_mistake() -> None:
@@ -172,7 +192,7 @@ def test_time_is_linear(subject: Tokenizer) -> None:
     def seconds(count: int) -> float:
         best = float("inf")
         for _ in range(3):
-            stream = TextStream(subject, stops)
+            stream = AnswerStream(subject, stops)
             started = time.perf_counter()
             for _ in range(count):
                 stream.push([ord("a")])

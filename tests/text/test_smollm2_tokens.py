@@ -37,7 +37,7 @@ def test_ids(tokenizer: Tokenizer) -> None:
     for index, (text, ids) in enumerate(zip(GOLDEN["texts"], GOLDEN["ids"], strict=True)):
         assert tokenizer.encode(text, add_special_tokens=True) == ids, (index, text)
         assert tokenizer.decode(ids, skip_special_tokens=False) == text, (index, text)
-        stream = TextStream(tokenizer, (), skip_special_tokens=False)
+        stream = TextStream(tokenizer, skip_special_tokens=False)
         pieces = [stream.push([token_id]) for token_id in ids]
         assert "".join(pieces) + stream.finish() == text, (index, text)
 

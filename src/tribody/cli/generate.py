@@ -33,7 +33,6 @@ from tribody.cli.logs import start_logging
 from tribody.cli.models import fetch
 from tribody.core.config import EngineConfig
 from tribody.core.errors import BadConfig, BadInput, BadRequest
-from tribody.core.principal import LOCAL
 from tribody.server import openai_chat, openai_completions
 from tribody.server.errors import ErrorDetail, error_for
 from tribody.server.service import Service
@@ -231,14 +230,14 @@ class Batch:
             defaults.pop("thinking", None)  # a text is only continued; that field says the same
         fields = {**defaults, **job.line, "model": model, "stream": b"false"}
         body = msgspec.json.encode({name: msgspec.Raw(raw) for name, raw in fields.items()})
-        started = service.clock.now()
+        started, caller = service.clock.now(), service.local_caller()
         try:
             if "messages" in job.line:
-                chat = await service.off_loop(openai_chat.prepare, service, body, LOCAL)
+                chat = await service.off_loop(openai_chat.prepare, service, body, caller)
                 refuse_ignored(chat.ignored)
                 whole = await openai_chat.answer(service, chat, started)
                 return Answer(id=job.id, text=whole.choices[0].message.content, response=whole)
-            raw = await service.off_loop(openai_completions.prepare, service, body, LOCAL)
+            raw = await service.off_loop(openai_completions.prepare, service, body, caller)
             completion = await openai_completions.answer(service, raw, started)
             return Answer(id=job.id, text=completion.choices[0].text, response=completion)
         except BadRequest as error:

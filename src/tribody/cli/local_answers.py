@@ -15,8 +15,8 @@ import msgspec
 from tribody.cli.answers import Fields, Message, Text, refuse_ignored
 from tribody.cli.local_service import local_service
 from tribody.core.config import EngineConfig
-from tribody.core.principal import LOCAL
 from tribody.server import openai_chat
+from tribody.server.chat import generation_for
 from tribody.server.service import Service
 
 
@@ -67,9 +67,9 @@ class LocalAnswers:
     async def _run(self, body: bytes, pieces: queue.SimpleQueue[Text | None]) -> None:
         service = self._service
         started = service.clock.now()
-        work = await service.off_loop(openai_chat.prepare, service, body, LOCAL)
+        work = await service.off_loop(openai_chat.prepare, service, body, service.local_caller())
         refuse_ignored(work.ignored)
-        async with openai_chat.generation_for(service, work, started) as generation:
+        async with generation_for(service, work, started) as generation:
             async for piece in generation.pieces():
                 if piece is not None and piece.text:
                     pieces.put(Text(piece.section, piece.text))

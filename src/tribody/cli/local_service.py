@@ -9,10 +9,13 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from tribody.core.api_settings import ApiSettings
 from tribody.core.config import EngineConfig
 from tribody.engine.client import EngineClient
 from tribody.server.serve import make_service, serve_with
 from tribody.server.service import Service
+
+LOCAL_API = ApiSettings(sampling="openai")
 
 
 @asynccontextmanager
@@ -23,6 +26,7 @@ async def local_service(config: EngineConfig) -> AsyncIterator[Service]:
     """
     engine = EngineClient.launch(config)
     try:
-        yield make_service([await serve_with(engine)], {}, None)
+        # Who runs a command says how to sample, and no contract stands in his way.
+        yield make_service([await serve_with(engine)], {}, None, LOCAL_API)
     finally:
         await engine.close(0)

@@ -76,6 +76,10 @@ def serve(
     max_drafts: MaxDrafts = None,
     tuning: Tuning = True,
     packed_cache: KeepPacked = True,
+    api: Annotated[
+        str,
+        typer.Option(help="How answers look, as OPTION=VALUE,…: profile=2025 errors=openai …"),
+    ] = "",
     shutdown_timeout: Annotated[
         float, typer.Option(min=0, max=86400, help="Seconds that a drain may take.")
     ] = 30.0,
@@ -105,6 +109,7 @@ def serve(
         api_key_file=api_key_file,
         aliases=alias or [],
         shutdown_seconds=shutdown_timeout,
+        api=api,
         log_level=log_level,
     )
     command.run(options, engine)

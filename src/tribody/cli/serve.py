@@ -20,6 +20,7 @@ from tribody.cli.engine_options import (
 from tribody.cli.environment import Environment, read_environment
 from tribody.cli.logs import start_logging
 from tribody.cli.models import fetch
+from tribody.core.api_settings import DEFAULT_API, ApiSettings, with_options
 from tribody.core.config import KV_SHARE_OF_FREE_MEMORY
 from tribody.core.errors import BadConfig
 from tribody.loading.bundled import BUNDLED
@@ -42,6 +43,7 @@ class ServeOptions:
     api_key_file: Path | None
     aliases: list[str]
     shutdown_seconds: float
+    api: str
     log_level: str | None
 
 
@@ -90,9 +92,18 @@ def resolve(options: ServeOptions, environment: Environment) -> tuple[ServeConfi
         port=DEFAULT_PORT if port is None else port,
         api_key_file=options.api_key_file or environment.api_key_file,
         shutdown_seconds=options.shutdown_seconds,
+        api=parse_api(options.api),
         aliases=aliases,
     )
     return config, names
+
+
+def parse_api(text: str) -> ApiSettings:
+    """Raises: BadConfig on an option or value that does not exist."""
+    try:
+        return with_options(DEFAULT_API, text)
+    except ValueError as error:
+        raise BadConfig(f"--api {text!r}: {error}") from None
 
 
 def parse_aliases(texts: list[str]) -> dict[str, Alias]:

@@ -3,6 +3,7 @@
 TribodyError
 ├── BadInput                the caller can mend it: the message says value, limit and remedy
 │   ├── BadRequest          one API request (carries the HTTP status, the parameter and a code)
+│   │   └── BadValue        a parameter of the wrong type or out of its range
 │   ├── BadConfig           an option, an environment variable or a configuration file
 │   ├── BadModel            a checkpoint, a config.json, a GGUF or a tokenizer that cannot be used
 │   └── DownloadFailed      a model name that could not be fetched
@@ -39,6 +40,13 @@ class BadRequest(BadInput):
         self.param = param
         self.status = status
         self.code = code
+
+
+class BadValue(BadRequest):
+    """A parameter has a wrong type or lies outside its range: 422 at DeepSeek, 400 at OpenAI."""
+
+    def __init__(self, message: str, *, param: str | None = None) -> None:
+        super().__init__(message, param=param, status=422)
 
 
 class BadConfig(BadInput):

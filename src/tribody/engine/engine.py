@@ -15,7 +15,7 @@ from tribody.core.errors import EngineFailed
 from tribody.core.request import Event, Request, StepPlan, StepResult
 from tribody.engine.executor import Executor
 from tribody.scheduling.scheduler import Scheduler
-from tribody.text.detokenizer import TextStream
+from tribody.text.answer_stream import AnswerStream
 from tribody.text.tokenizer import Tokenizer
 
 
@@ -34,18 +34,19 @@ class Engine:
         self._executor = executor
         self._tokenizer = tokenizer
         self._clock = clock or MonotonicClock()
-        self._streams: dict[tuple[str, int], TextStream] = {}
+        self._streams: dict[tuple[str, int], AnswerStream] = {}
         self._pending: list[Event] = []
         self._step_seconds = self._busy_seconds = 0.0
 
     def submit(self, request: Request) -> None:
         """Accept a request.  Raises BadRequest if it can never run, Overloaded if it cannot now."""
         self._scheduler.add(request)
-        if not request.sampling.stop:
+        sampling = request.sampling
+        if not sampling.stop:
             return
         assert self._tokenizer is not None, "stop strings need a tokenizer"
         for choice in range(request.n):
-            stream = TextStream(self._tokenizer(), request.sampling.stop)
+            stream = AnswerStream(self._tokenizer(), sampling.stop, sampling.thinking)
             if choice < len(request.resumed):
                 stream.push(request.resumed[choice])
             self._streams[request.id, choice] = stream

@@ -38,8 +38,8 @@ from tribody.engine.sampling_options import SamplingOptions, check_sampling
 from tribody.loading import hub
 from tribody.loading.download import default_cache_dir
 from tribody.ops.table import F32
+from tribody.text.answer_stream import AnswerStream
 from tribody.text.chat_template import ChatTemplate, chat_template_for
-from tribody.text.detokenizer import TextStream
 
 Prompt = str | Sequence[int]
 Prompts = list[str] | list[list[int]] | list[Prompt]
@@ -252,7 +252,7 @@ class LLM:
             for request in requests
         }
         streams = {
-            (request.id, choice): TextStream(self.tokenizer, request.sampling.stop)
+            (request.id, choice): AnswerStream(self.tokenizer, request.sampling.stop)
             for request in requests
             for choice in range(n)
         }
@@ -276,13 +276,13 @@ class LLM:
         self._engine.step()
 
     @staticmethod
-    def _take(generation: Generation, event: Event, stream: TextStream) -> None:
+    def _take(generation: Generation, event: Event, stream: AnswerStream) -> None:
         choice = generation.choices[event.choice]
-        choice.text += stream.push(
-            event.token_ids[:-1] if event.ended_by_token else event.token_ids
-        )
+        shown = event.token_ids[:-1] if event.ended_by_token else event.token_ids
+        pieces = stream.push(shown)
         if event.finish_reason is not None:
-            choice.text += stream.finish()
+            pieces += stream.finish()
+        choice.text += "".join(text for _, text in pieces)
         choice.token_ids += event.token_ids
         choice.logprobs += event.logprobs or []
         choice.finish_reason = event.finish_reason or choice.finish_reason

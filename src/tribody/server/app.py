@@ -22,9 +22,10 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from tribody.core.api_settings import Style
 from tribody.core.errors import TribodyError
 from tribody.core.version import VERSION
-from tribody.server.auth import OPEN_PATHS, authenticate
+from tribody.server.auth import ANTHROPIC, OPEN_PATHS, authenticate
 from tribody.server.errors import HttpError, error_for, http_error
 from tribody.server.models_table import ServedName
 from tribody.server.openai_chat import chat_completions
@@ -147,6 +148,14 @@ class _Sent:
     status: int = 0  # 0: nothing yet
 
 
+@dataclass
+class _Spoken:
+    """How the caller wants its errors."""
+
+    style: Style
+    anthropic: bool
+
+
 class RequestBoundary:
     """Pure ASGI middleware; see the module's docstring."""
 
@@ -167,6 +176,7 @@ class RequestBoundary:
         request_id = uuid.uuid4().hex
         started = self.service.clock.now()
         sent = _Sent()
+        spoken = _Spoken(self.service.api.errors, scope["path"].startswith(ANTHROPIC))
 
         async def send_named(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -176,28 +186,32 @@ class RequestBoundary:
             await send(message)
 
         try:
-            if scope["path"] not in OPEN_PATHS:
-                principal = authenticate(scope["headers"], self.service.keys)
-                scope.setdefault("state", {})["principal"] = principal
-            with self.service.admitted() if scope["path"] in GENERATING else nullcontext():
+            path, caller = scope["path"], None
+            if path not in OPEN_PATHS:
+                caller = authenticate(scope["headers"], self.service.keys, self.service.api, path)
+                spoken.style = caller.api.errors
+                scope.setdefault("state", {})["principal"] = caller
+            generates = caller is not None and path in GENERATING
+            with self.service.admitted(caller) if caller and generates else nullcontext():
                 await self.app(scope, receive, send_named)
         except ClientGone:
             sent.status = STATUS_CLIENT_GONE
-        except TribodyError as error:
-            await self._answer(error, request_id, sent, send_named)
         except Exception as error:  # noqa: BLE001 - the outermost layer
-            await self._answer(error, request_id, sent, send_named)
+            await self._answer(error, spoken, request_id, sent, send_named)
         finally:
             self._record(scope, request_id, sent.status, self.service.clock.now() - started)
 
-    async def _answer(self, error: Exception, request_id: str, sent: _Sent, send: Send) -> None:
+    async def _answer(
+        self, error: Exception, caller: _Spoken, request_id: str, sent: _Sent, send: Send
+    ) -> None:
         """Send the error's answer, or cut the connection if another answer has begun."""
-        answer = error_for(error)
+        answer = error_for(error, caller.style)
         if answer.status >= 500:
             _log_failure(error, request_id)
         if sent.status:
             raise ConnectionAbortedError("an answer had begun") from None
-        await send_error(answer, send)
+        body = answer.anthropic_body(request_id) if caller.anthropic else answer.body()
+        await send_error(answer, body, send)
 
     def _route(self, path: str) -> str:
         """A label from a closed set, whatever the client asked for."""
@@ -221,8 +235,7 @@ class RequestBoundary:
         )
 
 
-async def send_error(answer: HttpError, send: Send) -> None:
-    body = answer.body()
+async def send_error(answer: HttpError, body: bytes, send: Send) -> None:
     headers = [
         (b"content-type", b"application/json"),
         (b"content-length", str(len(body)).encode()),

@@ -3,6 +3,9 @@
 Keys are kept as SHA-256 digests (they are high-entropy secrets, so a slow hash would only slow
 every request).  Tenants, quotas and revocation are a later issue; it replaces `KeyFile` and keeps
 `authenticate`'s signature.
+
+A key is given as `Authorization: Bearer KEY`; on Anthropic's paths also, as its clients do, as
+`x-api-key: KEY`.
 """
 
 from __future__ import annotations
@@ -13,42 +16,54 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
+
+from tribody.core.api_settings import DEFAULT_API, ApiSettings, with_options
 from tribody.core.errors import BadConfig
 from tribody.core.principal import LOCAL, Principal
 from tribody.server.errors import Unauthorized
 
 MIN_KEY_CHARACTERS = 8
+ANTHROPIC = "/anthropic/"
 OPEN_PATHS = frozenset({"/health", "/livez", "/readyz"})
 # Probes carry no key and learn nothing but alive or not; every other path needs one.
 
 
 @dataclass(frozen=True)
 class KeyFile:
-    """Digests of the accepted keys; the keys themselves are not kept."""
+    """Digests of the accepted keys, each with its settings; the keys themselves are not kept."""
 
-    digests: tuple[bytes, ...]
+    digests: dict[bytes, ApiSettings]
 
     @classmethod
-    def read(cls, path: Path) -> KeyFile:
-        """Read one key per line; blank lines and lines that start with `#` are skipped.
+    def read(cls, path: Path, api: ApiSettings = DEFAULT_API) -> KeyFile:
+        """Read one key per line, then its own settings: `KEY profile=2025 errors=openai`.
 
-        Raises: BadConfig when the file cannot be read, holds no key or a key too short to be one.
+        Blank lines and lines that start with `#` are skipped; `api` holds for what a line does not
+        say.  Raises: BadConfig when the file cannot be read, holds no key, a key too short to be
+        one, or a setting that does not exist.
         """
         try:
             text = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise BadConfig(f"--api-key-file {path}: cannot be read: {error}") from error
-        keys = [line.strip() for line in text.splitlines()]
-        keys = [key for key in keys if key and not key.startswith("#")]
-        if not keys:
+        lines = [line.strip() for line in text.splitlines()]
+        lines = [line for line in lines if line and not line.startswith("#")]
+        if not lines:
             raise BadConfig(f"--api-key-file {path}: holds no key; write one key per line")
-        for number, key in enumerate(keys, 1):
+        digests: dict[bytes, ApiSettings] = {}
+        for number, line in enumerate(lines, 1):
+            key, _, options = line.partition(" ")
             if len(key) < MIN_KEY_CHARACTERS:
                 raise BadConfig(
                     f"--api-key-file {path}: key {number} has {len(key)} characters; "
                     f"at least {MIN_KEY_CHARACTERS} are needed"
                 )
-        return cls(tuple(hashlib.sha256(key.encode()).digest() for key in keys))
+            try:
+                digests[hashlib.sha256(key.encode()).digest()] = with_options(api, options)
+            except ValueError as error:
+                raise BadConfig(f"--api-key-file {path}: key {number}: {error}") from None
+        return cls(digests)
 
     def find(self, key: bytes) -> Principal | None:
         """The principal of `key`, comparing with every digest in constant time."""
@@ -60,27 +75,48 @@ class KeyFile:
         if found is None:
             return None
         name = found.hex()[:16]
-        return Principal(tenant_id=f"key-{name}", key_id=name[:8])
+        return Principal(tenant_id=f"key-{name}", key_id=name[:8], api=self.digests[found])
 
 
-def authenticate(headers: Iterable[tuple[bytes, bytes]], keys: KeyFile | None) -> Principal:
-    """Name the caller.  Without keys everyone is LOCAL (the server then listens on loopback only).
+def authenticate(
+    headers: Iterable[tuple[bytes, bytes]],
+    keys: KeyFile | None,
+    api: ApiSettings = DEFAULT_API,
+    path: str = "",
+) -> Principal:
+    """Name the caller.  Without keys everyone is LOCAL (the server then listens on loopback only)
+    and is spoken to as `api` says.
 
-    Raises: Unauthorized (401) when keys are asked for and the header is absent, repeated,
-    malformed or holds no known key.
+    Raises: Unauthorized (401) when keys are asked for and none, several, a malformed or an unknown
+    one is given.
     """
     if keys is None:
-        return LOCAL
-    values = [value for name, value in headers if name == b"authorization"]
-    if not values:
-        raise Unauthorized("No API key given; send the header 'Authorization: Bearer <key>'.")
-    scheme, _, key = values[0].partition(b" ")
-    if len(values) > 1 or scheme.lower() != b"bearer" or not key.strip():
-        raise Unauthorized("The Authorization header must be 'Bearer <key>', once.")
-    principal = keys.find(key.strip())
+        return msgspec.structs.replace(LOCAL, api=api)
+    names = {b"authorization", b"x-api-key"} if path.startswith(ANTHROPIC) else {b"authorization"}
+    given = [_key_of(name, value) for name, value in headers if name in names]
+    if not given:
+        raise Unauthorized(
+            "Authentication Fails, no API key was given; send the header 'Authorization: Bearer "
+            "<key>'."
+        )
+    if len(given) > 1 or not given[0]:
+        raise Unauthorized(
+            "Authentication Fails, the key must be given once, as 'Authorization: Bearer <key>'."
+        )
+    principal = keys.find(given[0])
     if principal is None:
-        raise Unauthorized("The API key is not valid.")
+        shown = given[0][-4:].decode("ascii", "replace") if len(given[0]) > 3 * 4 else ""
+        shown = shown if shown.isalnum() else ""
+        raise Unauthorized(f"Authentication Fails, Your api key: ****{shown} is invalid")
     return principal
+
+
+def _key_of(name: bytes, value: bytes) -> bytes:
+    """The key in one header; empty when the header is malformed."""
+    if name == b"x-api-key":
+        return value.strip()
+    scheme, _, key = value.partition(b" ")
+    return key.strip() if scheme.lower() == b"bearer" else b""
 
 
 def cache_salt(principal: Principal, user: str) -> str:

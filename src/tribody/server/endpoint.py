@@ -9,9 +9,12 @@ import msgspec
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
+from tribody.core.errors import TribodyError
 from tribody.core.principal import Principal
+from tribody.server.errors import HttpError, error_for
+from tribody.server.generation import HEARTBEAT_SECONDS
 from tribody.server.service import Service, ignored_header, read_body
-from tribody.server.stream import EventStream, while_connected
+from tribody.server.stream import EventStream, PatientResponse, while_connected
 from tribody.server.types import SamplingFields
 
 
@@ -27,22 +30,43 @@ class Work(Protocol):
 W = TypeVar("W", bound=Work)
 
 
+def _data(error: HttpError) -> bytes:
+    return b"data: " + error.body() + b"\n\n"
+
+
 async def respond(
     http: HttpRequest,
     prepare: Callable[[Service, bytes, Principal], W],
     answer: Callable[[Service, W, float], Coroutine[None, None, msgspec.Struct]],
     stream: Callable[[Service, W, float], AsyncGenerator[bytes, None]],
+    *,
+    error_frame: Callable[[HttpError], bytes] = _data,
 ) -> Response:
     """`prepare` runs in a text thread; then one of the others, which are told when it all began.
 
+    `error_frame`: the event that ends a stream which fails after it has begun.
     Raises: BadRequest for everything that is wrong with the request.
     """
     service: Service = http.app.state.service
+    caller: Principal = http.state.principal
     started = service.clock.now()
     body = await read_body(http)
-    work = await service.off_loop(prepare, service, body, http.state.principal)
+    work = await service.off_loop(prepare, service, body, caller)
     headers = ignored_header(work.ignored)
+
+    def mapped(error: TribodyError) -> HttpError:
+        return error_for(error, caller.api.errors)
+
     if work.fields.stream:
-        return EventStream(stream(service, work, started), headers)
-    whole = await while_connected(http.receive, answer(service, work, started))
-    return Response(msgspec.json.encode(whole), headers=headers, media_type="application/json")
+        frames = stream(service, work, started)
+        return EventStream(frames, headers, lambda error: error_frame(mapped(error)))
+    if not caller.api.plain_keep_alive:
+        whole = await while_connected(http.receive, answer(service, work, started))
+        return Response(msgspec.json.encode(whole), headers=headers, media_type="application/json")
+
+    async def encoded() -> bytes:
+        return msgspec.json.encode(await answer(service, work, started))
+
+    return PatientResponse(
+        encoded(), headers, HEARTBEAT_SECONDS, lambda error: mapped(error).body()
+    )

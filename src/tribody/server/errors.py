@@ -1,4 +1,7 @@
-"""Errors as the OpenAI clients expect them: one JSON object, one status, nothing about ourselves.
+"""Errors as clients expect them: one JSON object, one status, nothing about ourselves.
+
+Three shapes: DeepSeek's and OpenAI's, which differ in a few statuses and codes (a server or a key
+chooses), and Anthropic's on its own paths.
 
 Bodies never hold a traceback, a path or an address: texts of BadRequest and Overloaded are written
 for callers and pass through, everything else is replaced by a fixed sentence and logged.
@@ -11,7 +14,15 @@ from dataclasses import dataclass
 
 import msgspec
 
-from tribody.core.errors import BadInput, BadRequest, EngineFailed, Overloaded, TribodyError
+from tribody.core.api_settings import Style
+from tribody.core.errors import (
+    BadInput,
+    BadRequest,
+    BadValue,
+    EngineFailed,
+    Overloaded,
+    TribodyError,
+)
 
 RETRY_AFTER_SECONDS = 1
 # A queue that is full or an engine that restarts has usually moved on after a second.
@@ -19,6 +30,7 @@ RETRY_AFTER_SECONDS = 1
 ERROR_TYPES = {
     400: "invalid_request_error",
     401: "authentication_error",
+    402: "unknown_error",
     404: "invalid_request_error",
     405: "invalid_request_error",
     408: "invalid_request_error",
@@ -42,11 +54,38 @@ class ErrorBody(msgspec.Struct, frozen=True):
     error: ErrorDetail
 
 
+ANTHROPIC_TYPES = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    402: "billing_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    500: "api_error",
+    503: "overloaded_error",
+}
+
+
+class AnthropicDetail(msgspec.Struct, frozen=True):
+    type: str
+    message: str
+
+
+class AnthropicError(msgspec.Struct, frozen=True):
+    error: AnthropicDetail
+    request_id: str
+    type: str = "error"
+
+
 class Unauthorized(BadRequest):
     """No key, or not one of ours."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message, status=401, code="invalid_api_key")
+
+
+class TooManyRequests(Overloaded):
+    """The caller has as many requests under way as it may have."""
 
 
 class Draining(Overloaded):
@@ -68,6 +107,11 @@ class HttpError:
     def body(self) -> bytes:
         return msgspec.json.encode(ErrorBody(self.detail))
 
+    def anthropic_body(self, request_id: str) -> bytes:
+        kind = ANTHROPIC_TYPES.get(self.status, "invalid_request_error")
+        detail = AnthropicDetail(kind, self.detail.message)
+        return msgspec.json.encode(AnthropicError(detail, request_id))
+
 
 def http_error(
     status: int, message: str, *, param: str | None = None, code: str | None = None
@@ -82,13 +126,32 @@ def http_error(
     return HttpError(status, ErrorDetail(message, kind, param, code), headers)
 
 
-def error_for(exception: BaseException) -> HttpError:
+def error_for(exception: BaseException, style: Style = "openai") -> HttpError:
     """Map an exception to the answer its caller gets."""
+    answer = _openai(exception)
+    if style == "openai":
+        return answer
+    detail, status = answer.detail, answer.status
+    if detail.code == "model_not_found":
+        status = 400
+        detail = msgspec.structs.replace(detail, message=f"Model Not Exist. {detail.message}")
+    elif isinstance(exception, BadValue):
+        status = 422
+    if status < 500:
+        detail = msgspec.structs.replace(detail, code="invalid_request_error")
+    return HttpError(status, detail, answer.headers)
+
+
+def _openai(exception: BaseException) -> HttpError:
     match exception:
+        case BadValue():
+            return http_error(400, str(exception), param=exception.param, code=exception.code)
         case BadRequest():
             return http_error(
                 exception.status, str(exception), param=exception.param, code=exception.code
             )
+        case TooManyRequests():
+            return http_error(429, str(exception), code="rate_limit_exceeded")
         case Draining():
             return http_error(503, str(exception), code="shutting_down")
         case Overloaded():
@@ -138,4 +201,4 @@ def _bad_field(text: str) -> BadRequest:
         return BadRequest(f"Missing required parameter: '{path}'.", param=path)
     if not path:
         return BadRequest(f"The JSON body must be an object: {reason}.", code="invalid_json")
-    return BadRequest(f"Invalid type for '{path}': {reason}.", param=path)
+    return BadValue(f"Invalid type for '{path}': {reason}.", param=path)

@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from types import TracebackType
 
 from tribody.core.clock import Clock
-from tribody.core.errors import EngineFailed
+from tribody.core.errors import EngineFailed, Overloaded
 from tribody.core.request import Event, Request, Usage
+from tribody.server import limits
 from tribody.server.errors import GenerationFailed
 from tribody.server.metrics import Metrics
 from tribody.server.models_table import ServedModel
@@ -34,7 +35,9 @@ class Prompt:
 
     request: Request
     renderers: list[ChoiceRenderer]
-    usage: Usage | None = None
+    usage: Usage | None = None  # the engine's own, with the last event
+    cached_tokens: int = 0  # until then: what the events have told
+    completion_tokens: int = 0
 
 
 @dataclass
@@ -95,6 +98,8 @@ class Generation:
         async with aclosing(self.model.engine.submit(prompt.request)) as events:
             async for event in events:
                 prompt.usage = event.usage or prompt.usage
+                prompt.cached_tokens = event.cached_tokens or prompt.cached_tokens
+                prompt.completion_tokens += len(event.token_ids)
                 self._queue.put_nowait((prompt, event))
 
     async def pieces(
@@ -102,16 +107,24 @@ class Generation:
     ) -> AsyncGenerator[Piece | None, None]:
         """Pieces as they become certain; None after every `heartbeat_seconds` of silence.
 
-        Raises: whatever `submit` raises; GenerationFailed when the engine reports an error.
+        Raises: whatever `submit` raises; GenerationFailed when the engine reports an error;
+        Overloaded when nothing has begun to run within limits.START_SECONDS.
         """
         running = len(self._pumps)
+        begun = False
         while running:
             try:
                 async with asyncio.timeout(heartbeat_seconds):
                     item = await self._queue.get()
             except TimeoutError:
+                if not begun and self.clock.now() - self.started > limits.START_SECONDS:
+                    raise Overloaded(
+                        f"This request has waited for {limits.START_SECONDS:g} s; please send it "
+                        "again later."
+                    ) from None
                 yield None
                 continue
+            begun = True
             if isinstance(item, _Ended):
                 item.task.result()
                 running -= 1
@@ -152,8 +165,19 @@ class Generation:
         self._last_token[key] = now
 
     def usage(self) -> UsageBody:
-        """Token counts over all prompts, from the scheduler's books; valid after the last piece."""
-        counts = [prompt.usage for prompt in self.prompts if prompt.usage is not None]
+        """Token counts over all prompts, from the scheduler's books.
+
+        Valid after the last piece; before it (a stream that is cut short) what has been told.
+        """
+        counts = [
+            prompt.usage
+            or Usage(
+                prompt_tokens=len(prompt.request.prompt_token_ids),
+                cached_tokens=prompt.cached_tokens,
+                completion_tokens=prompt.completion_tokens,
+            )
+            for prompt in self.prompts
+        ]
         prompt_tokens = sum(usage.prompt_tokens for usage in counts)
         cached = sum(usage.cached_tokens for usage in counts)
         completion = sum(usage.completion_tokens for usage in counts)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from tribody.core.errors import BadRequest
+from tribody.core.errors import BadValue
 from tribody.core.sampling_ranges import MAX_TOP_LOGPROBS, SAMPLING_RANGES, Range
 
 INT64_MAXIMUM = 2**63 - 1
@@ -16,11 +16,12 @@ INT64_MAXIMUM = 2**63 - 1
 _FROM_THE_WIRE = {name: r for name, r in SAMPLING_RANGES.items() if name != "num_logprobs"}
 NUMBERS: dict[str, Range] = {
     **_FROM_THE_WIRE,
+    "max_tokens": Range(1, 393_216),  # DeepSeek's; a profile may allow less
     "top_k": replace(SAMPLING_RANGES["top_k"], minimum=-1),  # off, as vLLM's clients send it
     "seed": Range(-(2**63), INT64_MAXIMUM),
     "top_logprobs": Range(0, MAX_TOP_LOGPROBS),
     "logprobs": Range(0, MAX_TOP_LOGPROBS),  # of /v1/completions; on chat it is a boolean
-    "max_completion_tokens": SAMPLING_RANGES["max_tokens"],
+    "max_completion_tokens": Range(1, 393_216),
     "n": Range(1, 128),
     "best_of": Range(1, 128),
 }
@@ -41,11 +42,16 @@ MAX_STOP_TOKEN_IDS = 128
 MAX_LOGIT_BIASES = 1_024
 MAX_NAME_CHARACTERS = 256  # model names and message names
 MAX_USER_BYTES = 512
+MAX_TOOLS = 128
+MAX_TOOL_CALLS = 128  # in one message
+MAX_TOOL_DESCRIPTION = 64 * 2**10  # characters
+MAX_SCHEMA_BYTES = 64 * 2**10  # of one JSON schema
+START_SECONDS = 600.0  # a request that has not begun to run by then is ended
 MAX_IGNORED_FIELDS = 16  # named in x-tribody-ignored; more are counted
 
 
 def check_number(field: str, value: float | None) -> None:
-    """Raise BadRequest when `value` is outside the table's bounds; None is always fine."""
+    """Raise BadValue when `value` is outside the table's bounds; None is always fine."""
     if value is not None:
         check_bounds(field, value, NUMBERS[field])
 
@@ -53,9 +59,9 @@ def check_number(field: str, value: float | None) -> None:
 def check_bounds(param: str, value: float, bounds: Range) -> None:
     if not bounds.holds(value):
         shown = repr(value) if abs(value) < 1e18 else "a number that large"
-        raise BadRequest(f"{param} must be {bounds.in_words()}, not {shown}.", param=param)
+        raise BadValue(f"{param} must be {bounds.in_words()}, not {shown}.", param=param)
 
 
 def check_count(param: str, count: int, maximum: int, what: str) -> None:
     if count > maximum:
-        raise BadRequest(f"{param} has {count} {what}; at most {maximum} are allowed.", param=param)
+        raise BadValue(f"{param} has {count} {what}; at most {maximum} are allowed.", param=param)

@@ -11,6 +11,7 @@ import socket
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tribody.core.api_settings import DEFAULT_API, ApiSettings
 from tribody.core.errors import BadConfig
 from tribody.server.aliases import Alias
 from tribody.server.auth import KeyFile
@@ -26,6 +27,7 @@ class ServeConfig:
     port: int = 8000
     api_key_file: Path | None = None
     shutdown_seconds: float = 30.0
+    api: ApiSettings = DEFAULT_API
     aliases: dict[str, Alias] = field(default_factory=dict)
 
 
@@ -100,5 +102,5 @@ def listen(config: ServeConfig) -> Listening:
 
     Raises: BadConfig.
     """
-    keys = None if config.api_key_file is None else KeyFile.read(config.api_key_file)
+    keys = None if config.api_key_file is None else KeyFile.read(config.api_key_file, config.api)
     return Listening(bind(config.host, config.port, has_keys=keys is not None), keys)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import AsyncIterator, Awaitable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 from tribody.core.engine_info import EngineInfo, EngineStats
@@ -60,6 +61,15 @@ class ServedModel:
     chat_template: ChatTemplate | None
     created: int  # seconds since 1970, when the server began to serve it
     longest_token_bytes: int  # no token covers more text: refuses hopeless prompts unread
+
+    @cached_property
+    def has_thinking_switch(self) -> bool:
+        """Whether the template writes another prompt for an answer with thinking than without."""
+        if self.chat_template is None:
+            return False
+        ask = [{"role": "user", "content": "x"}]
+        with_it, without = (self.chat_template.prompt(ask, thinking=t) for t in (True, False))
+        return with_it != without
 
     @property
     def system_fingerprint(self) -> str:

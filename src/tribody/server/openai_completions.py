@@ -28,7 +28,7 @@ from tribody.server.types import (
     CompletionRequest,
     UsageBody,
 )
-from tribody.text.detokenizer import TextStream
+from tribody.text.answer_stream import AnswerStream
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def prepare(service: Service, body: bytes, caller: Principal) -> CompletionWork:
         request = engine_request(fields, ids, sampling, caller)
         first_choice = len(prompts) * request.n
         renderers = [
-            ChoiceRenderer(first_choice + i, TextStream(model.tokenizer, sampling.stop), None)
+            ChoiceRenderer(first_choice + i, AnswerStream(model.tokenizer, sampling.stop))
             for i in range(request.n)
         ]
         prompts.append(Prompt(request, renderers))

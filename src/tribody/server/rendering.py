@@ -1,4 +1,4 @@
-"""Token ids of one choice back to text, split into reasoning and content, with their logprobs.
+"""Token ids of one choice back to reasoning, content and tool calls, with their logprobs.
 
 The engine ends a choice at a stop string; here the text is cut at it.  The token that ended a
 choice (end of sequence, or one of the caller's stop ids) is counted but never shown.
@@ -11,44 +11,51 @@ from typing import Literal
 
 import msgspec
 
-from tribody.core.request import Event, FinishReason, TokenLogprob
-from tribody.text.detokenizer import TextStream
-from tribody.text.reasoning import ReasoningSplitter
+from tribody.core.request import Event, TokenLogprob
+from tribody.text.answer_stream import AnswerStream
+from tribody.text.reasoning import Part
+from tribody.text.tool_calls import ToolCallParser, ToolEvent
 
-Section = Literal["reasoning", "content"]
+Section = Literal["reasoning", "content", "tool_calls"]
+Finish = Literal["stop", "length", "tool_calls", "insufficient_system_resource"]
 
 LOGPROB_FLOOR = -9999.0  # stands for minus infinity, which JSON cannot hold
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """News of one choice: text of one section, or its end (then `text` is empty)."""
+    """News of one choice: text of one section, a part of a tool call (`call`), or its end.
+
+    Tokens of a tool call are content where their log probabilities are concerned.
+    """
 
     choice: int
     section: Section
     text: str
     logprobs: list[TokenLogprob]
-    finish_reason: FinishReason | None = None
+    finish_reason: Finish | None = None
+    call: ToolEvent | None = None
 
 
 @dataclass
 class ChoiceRenderer:
     """Events of one choice in, pieces out.  Text that is not yet certain is held back.
 
-    `splitter` is None where `<think>` means nothing (completions, base models); `section` is what
-    the first token belongs to, None while that shows only from the text.
+    `tools` is None where no tool may be called; `section` is what the first token belongs to, None
+    while that shows only from the text.
     """
 
     choice: int
-    stream: TextStream
-    splitter: ReasoningSplitter | None
-    section: Section | None = "content"
+    stream: AnswerStream
+    tools: ToolCallParser | None = None
+    section: Part | None = "content"
     reasoning_tokens: int = 0
     _num_unlabelled: int = 0
     _unlabelled: list[TokenLogprob] = field(default_factory=list)
-    _pending: dict[Section, list[TokenLogprob]] = field(
+    _pending: dict[Part, list[TokenLogprob]] = field(
         default_factory=lambda: {"reasoning": [], "content": []}
     )
+    _called: bool = False  # a tool
 
     def push(self, event: Event) -> list[Piece]:
         """The pieces that are certain now; after the last event, all of them.
@@ -62,31 +69,44 @@ class ChoiceRenderer:
 
     def _push(self, event: Event) -> list[Piece]:
         shown = event.token_ids[:-1] if event.ended_by_token else event.token_ids
-        texts = self._split(self.stream.push(shown))
-        if event.finish_reason is not None:
-            texts += self._split(self.stream.finish())
-            texts += self.splitter.finish() if self.splitter else []
+        texts = self.stream.push(shown)
+        ends = event.finish_reason is not None
+        if ends:
+            texts += self.stream.finish()
         self._label(event, texts, len(shown))
-        pieces = [
-            Piece(self.choice, section, text, self._take(section))
-            for section, text in texts
-            if text
-        ]
+        pieces = [piece for part, text in texts for piece in self._pieces(part, text)]
+        if ends and self.tools is not None:
+            pieces += self._with_calls(self.tools.finish())
         if self.section == "content" and self._pending["reasoning"]:
             # Tokens of a closing tag: they have probabilities but no text.
             pieces.insert(0, Piece(self.choice, "reasoning", "", self._take("reasoning")))
-        if event.finish_reason is not None:
+        if ends:
             rest = self._take(self.section or "content")
             section = self.section if self.section and rest else "content"
-            pieces.append(Piece(self.choice, section, "", rest, event.finish_reason))
+            pieces.append(Piece(self.choice, section, "", rest, self._finish(event)))
         return pieces
 
-    def _split(self, text: str) -> list[tuple[Section, str]]:
-        if self.splitter is None:
-            return [("content", text)]
-        return self.splitter.push(text)
+    def _pieces(self, part: Part, text: str) -> list[Piece]:
+        if part == "content" and self.tools is not None:
+            return self._with_calls(self.tools.push(text))
+        return [Piece(self.choice, part, text, self._take(part))]
 
-    def _label(self, event: Event, texts: list[tuple[Section, str]], num_shown: int) -> None:
+    def _with_calls(self, found: list[str | ToolEvent]) -> list[Piece]:
+        pieces = []
+        for item in found:
+            if isinstance(item, str):
+                pieces.append(Piece(self.choice, "content", item, self._take("content")))
+            else:
+                self._called = True
+                pieces.append(Piece(self.choice, "tool_calls", "", [], call=item))
+        return pieces
+
+    def _finish(self, event: Event) -> Finish:
+        if event.finish_reason == "length":
+            return "length"
+        return "tool_calls" if self._called else "stop"
+
+    def _label(self, event: Event, texts: list[tuple[Part, str]], num_shown: int) -> None:
         """Count this event's tokens, and those still waiting, to the section they ended in."""
         if texts:
             self.section = texts[-1][0]
@@ -103,7 +123,7 @@ class ChoiceRenderer:
         self._num_unlabelled = 0
         self._unlabelled = []
 
-    def _take(self, section: Section) -> list[TokenLogprob]:
+    def _take(self, section: Part) -> list[TokenLogprob]:
         taken = self._pending[section]
         self._pending[section] = []
         return taken
@@ -132,7 +152,8 @@ def _joined(pieces: list[Piece]) -> list[Piece]:
     joined: list[Piece] = []
     for piece in pieces:
         before = joined[-1] if joined else None
-        if before and before.section == piece.section and piece.finish_reason is None:
+        alike = before and before.section == piece.section != "tool_calls"
+        if before and alike and piece.finish_reason is None:
             text, logprobs = before.text + piece.text, before.logprobs + piece.logprobs
             joined[-1] = Piece(piece.choice, piece.section, text, logprobs)
         else:

@@ -16,6 +16,7 @@ from types import FrameType
 
 import uvicorn
 
+from tribody.core.api_settings import DEFAULT_API, ApiSettings
 from tribody.core.clock import MonotonicClock
 from tribody.core.engine_info import WeightPrecision
 from tribody.engine.client import EngineClient
@@ -98,7 +99,10 @@ def server_for(
 
 
 def make_service(
-    models: list[ServedModel], aliases: dict[str, Alias], keys: KeyFile | None
+    models: list[ServedModel],
+    aliases: dict[str, Alias],
+    keys: KeyFile | None,
+    api: ApiSettings = DEFAULT_API,
 ) -> Service:
     table = ModelsTable(models, aliases)
     return Service(
@@ -107,6 +111,7 @@ def make_service(
         keys=keys,
         clock=MonotonicClock(),
         wall_seconds=time.time,
+        api=api,
     )
 
 
@@ -164,7 +169,7 @@ async def serve(
             served.append(await serve_with(engines[-1]))
         ids = [model.model_id for model in served]
         aliases = all_aliases(models, ids, config.aliases)
-        service = make_service(served, aliases, listening.keys)
+        service = make_service(served, aliases, listening.keys, config.api)
         server = server_for(service, config.shutdown_seconds, close_engines)
         give_back_memory()  # what was read of the vocabularies
         say(ready_text(config.host, listening.listener.getsockname()[1], service))

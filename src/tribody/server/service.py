@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import re
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,13 +20,14 @@ import anyio.to_thread
 import msgspec
 from starlette.requests import Request as HttpRequest
 
+from tribody.core.api_settings import DEFAULT_API, ApiSettings
 from tribody.core.clock import Clock
 from tribody.core.errors import BadRequest
-from tribody.core.principal import Principal
+from tribody.core.principal import LOCAL, Principal
 from tribody.core.request import Request, SamplingParams
 from tribody.server import limits
 from tribody.server.auth import KeyFile, cache_salt
-from tribody.server.errors import Draining, bad_json
+from tribody.server.errors import Draining, TooManyRequests, bad_json
 from tribody.server.metrics import Metrics
 from tribody.server.models_table import ModelsTable, ServedModel
 from tribody.server.types import SamplingFields
@@ -58,25 +60,42 @@ class Service:
     keys: KeyFile | None
     clock: Clock
     wall_seconds: Callable[[], float]
+    api: ApiSettings = DEFAULT_API  # for callers without settings of their own
     draining: bool = False
     in_flight: int = 0
+    in_flight_of: Counter[str] = field(default_factory=Counter)  # by key
     text_limiter: anyio.CapacityLimiter | None = field(default=None)
 
-    @contextmanager
-    def admitted(self) -> Iterator[None]:
-        """Hold a place in the count that a drain waits for.
+    def local_caller(self) -> Principal:
+        """Who calls when nobody needs a key: this machine's user."""
+        return msgspec.structs.replace(LOCAL, api=self.api)
 
-        Raises: Draining when the server is shutting down.
+    @contextmanager
+    def admitted(self, caller: Principal) -> Iterator[None]:
+        """Hold a place in the count that a drain waits for, from receipt to the answer's end.
+
+        Raises: Draining when the server is shutting down, TooManyRequests when the caller has no
+        place left.
         """
         if self.draining:
             raise Draining(
                 "The server is shutting down; send the request again elsewhere or later."
             )
+        most, key = caller.api.max_concurrency, caller.key_id
+        if most and self.in_flight_of[key] >= most:
+            raise TooManyRequests(
+                f"Rate Limit Reached: {most} of your requests are under way, which is as many as "
+                "may be; send this one again when one has ended."
+            )
         self.in_flight += 1
+        self.in_flight_of[key] += 1
         try:
             yield
         finally:
             self.in_flight -= 1
+            self.in_flight_of[key] -= 1
+            if not self.in_flight_of[key]:
+                del self.in_flight_of[key]
 
     def answer_head(self, model: ServedModel, request_id: str) -> AnswerHead:
         return AnswerHead(
@@ -148,7 +167,7 @@ def engine_request(
     """The carrier for the engine.  Its id is ours; a client never chooses one."""
     user = msgspec.json.encode([fields.user, fields.user_id]).decode()
     return Request(
-        id=uuid.uuid4().hex,
+        id=str(uuid.uuid4()),
         prompt_token_ids=prompt_token_ids,
         sampling=sampling,
         n=fields.n or 1,

@@ -7,7 +7,7 @@ refused request gets its proper status.  After that, an error is an SSE event wi
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import aclosing
 from typing import TypeVar
 
@@ -16,7 +16,6 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from tribody.core.errors import TribodyError
-from tribody.server.errors import error_for
 
 KEEP_ALIVE = b": keep-alive\n\n"
 DONE = b"data: [DONE]\n\n"
@@ -57,12 +56,19 @@ async def _disconnect(receive: Receive) -> None:
 
 
 class EventStream(Response):
-    """An SSE answer.  `frames` yields ready frames; errors before the first are raised."""
+    """An SSE answer.  `frames` yields ready frames; errors before the first are raised, later ones
+    become the frame that `error_frame` makes of them."""
 
     media_type = "text/event-stream"
 
-    def __init__(self, frames: AsyncGenerator[bytes, None], headers: dict[str, str]) -> None:
+    def __init__(
+        self,
+        frames: AsyncGenerator[bytes, None],
+        headers: dict[str, str],
+        error_frame: Callable[[TribodyError], bytes],
+    ) -> None:
         self.frames = frames
+        self.error_frame = error_frame
         self.status_code = 200
         self.background = None
         self.init_headers({"cache-control": "no-cache", "x-accel-buffering": "no", **headers})
@@ -82,9 +88,62 @@ class EventStream(Response):
         except TribodyError as error:
             if not started:
                 raise
-            chunk = b"data: " + error_for(error).body() + b"\n\n"
+            chunk = self.error_frame(error)
             await send({"type": "http.response.body", "body": chunk, "more_body": True})
         await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    def _start(self) -> dict[str, object]:
+        return {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
+
+
+class PatientResponse(Response):
+    """A JSON answer that begins with blank lines while it is not there yet.
+
+    Proxies that cut silent connections see a sign of life; the price is that the status is 200
+    before the outcome is known, so a late error comes as a body with status 200.
+    """
+
+    media_type = "application/json"
+
+    def __init__(
+        self,
+        body: Coroutine[None, None, bytes],
+        headers: dict[str, str],
+        seconds: float,
+        error_body: Callable[[TribodyError], bytes],
+    ) -> None:
+        """`body` is run; after every `seconds` without it a blank line is sent."""
+        self.work = body
+        self.seconds = seconds
+        self.error_body = error_body
+        self.status_code = 200
+        self.background = None
+        self.init_headers(headers)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await while_connected(receive, self._send_patiently(send))
+
+    async def _send_patiently(self, send: Send) -> None:
+        working = asyncio.ensure_future(self.work)
+        started = False
+        try:
+            while not (await asyncio.wait({working}, timeout=self.seconds))[0]:
+                if not started:
+                    started = True
+                    await send(self._start())
+                await send({"type": "http.response.body", "body": b"\n", "more_body": True})
+            try:
+                body = working.result()
+            except TribodyError as error:
+                if not started:
+                    raise
+                body = self.error_body(error)
+            if not started:
+                await send(self._start())
+            await send({"type": "http.response.body", "body": body, "more_body": False})
+        finally:
+            working.cancel()
+            await asyncio.gather(working, return_exceptions=True)
 
     def _start(self) -> dict[str, object]:
         return {"type": "http.response.start", "status": 200, "headers": self.raw_headers}

@@ -12,7 +12,7 @@ from collections.abc import Collection
 
 import msgspec
 
-from tribody.core.errors import BadRequest
+from tribody.core.errors import BadRequest, BadValue
 from tribody.core.request import SamplingParams
 from tribody.core.sampling_ranges import LOGIT_BIAS_RANGE
 from tribody.server import limits
@@ -41,7 +41,7 @@ def check_fields(fields: SamplingFields) -> None:
     for name in ("user", "user_id"):
         value = getattr(fields, name)
         if value is not None and len(value.encode()) > limits.MAX_USER_BYTES:
-            raise BadRequest(
+            raise BadValue(
                 f"{name} has more than {limits.MAX_USER_BYTES} bytes of UTF-8.", param=name
             )
 
@@ -51,7 +51,7 @@ def stop_strings(stop: str | list[str] | None) -> tuple[str, ...]:
     limits.check_count("stop", len(strings), limits.MAX_STOPS, "strings")
     for text in strings:
         if not text:
-            raise BadRequest("A stop string must not be empty.", param="stop")
+            raise BadValue("A stop string must not be empty.", param="stop")
         limits.check_count(
             "stop", len(text), limits.MAX_STOP_CHARACTERS, "characters in one string"
         )
@@ -63,7 +63,7 @@ def logit_bias(given: dict[str, float] | None, vocab_size: int) -> dict[int, flo
     limits.check_count("logit_bias", len(given or ()), limits.MAX_LOGIT_BIASES, "entries")
     for key, value in (given or {}).items():
         if not key.isascii() or not key.isdigit() or len(key) > 9 or int(key) >= vocab_size:
-            raise BadRequest(
+            raise BadValue(
                 f"logit_bias names {key[:32]!r}, which is not a token id below {vocab_size}.",
                 param="logit_bias",
             )
@@ -75,7 +75,7 @@ def logit_bias(given: dict[str, float] | None, vocab_size: int) -> dict[int, flo
 def check_token_ids(param: str, ids: list[int], vocab_size: int) -> None:
     for token_id in ids:
         if not 0 <= token_id < vocab_size:
-            raise BadRequest(
+            raise BadValue(
                 f"{param} holds a token id that is not in [0, {vocab_size}).", param=param
             )
 

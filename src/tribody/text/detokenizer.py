@@ -1,9 +1,8 @@
 """Token ids in, text out, one step at a time.
 
-The engine's child runs it to see stop strings, the server to make the text that it sends.  A token
-may hold part of a character (byte-level BPE, byte fallback) and a stop string may cross tokens, so
-some text has to wait; everything else is passed on at once.  The pieces add up to the text that
-decoding all ids at once would give, whatever the split.
+A token may hold part of a character (byte-level BPE, byte fallback), so some text has to wait;
+everything else is passed on at once.  The pieces add up to the text that decoding all ids at once
+would give, whatever the split.
 
 It continues a prompt: a SentencePiece space before the first word is kept.
 """
@@ -13,48 +12,29 @@ from __future__ import annotations
 import codecs
 from collections.abc import Iterable
 
-from tribody.text.stop_strings import StopMatcher
 from tribody.text.tokenizer import Tokenizer
 
 _utf8_decoder = codecs.getincrementaldecoder("utf-8")
 
 
 class TextStream:
-    """The text of one completion.
+    """The text of one completion.  `push` costs time in the length of the new text only."""
 
-    `push` costs time in the length of the new text only.  When a stop string appears, the text is
-    cut before it, `stopped` becomes true and nothing follows.
-    """
-
-    def __init__(
-        self,
-        tokenizer: Tokenizer,
-        stop: tuple[str, ...] = (),
-        skip_special_tokens: bool = True,
-    ) -> None:
+    def __init__(self, tokenizer: Tokenizer, skip_special_tokens: bool = True) -> None:
         self._tokenizer = tokenizer
         self._skip_special_tokens = skip_special_tokens
         self._decoder = _utf8_decoder(errors="replace")
-        self._matcher = StopMatcher(stop)
-
-    @property
-    def stopped(self) -> bool:
-        """True once a stop string was seen."""
-        return self._matcher.stopped
 
     def push(self, token_ids: Iterable[int]) -> str:
         """Add tokens; the text that is now certain (often one word, sometimes "")."""
-        if self._matcher.stopped:
-            return ""
         tokenizer = self._tokenizer
         content = b"".join(
             tokenizer.token_bytes(token_id)
             for token_id in token_ids
             if not (self._skip_special_tokens and tokenizer.is_special(token_id))
         )
-        return self._matcher.push(self._decoder.decode(content))
+        return self._decoder.decode(content)
 
     def finish(self) -> str:
         """The rest: bytes of an unfinished character become U+FFFD."""
-        rest = self._matcher.push(self._decoder.decode(b"", final=True))
-        return rest + self._matcher.finish()
+        return self._decoder.decode(b"", final=True)

@@ -1,0 +1,87 @@
+"""The messages of a chat request, checked and brought into the form that chat templates expect.
+
+That form is OpenAI's, as plain data; text parts are joined.  Who keeps earlier reasoning is the
+prompt format's business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from tribody.core.errors import BadRequest, BadValue
+from tribody.server import limits
+from tribody.server.types import ChatMessage
+
+ROLES = {
+    "system": "system",
+    "developer": "system",  # OpenAI's newer name for it
+    "user": "user",
+    "assistant": "assistant",
+    "tool": "tool",
+}
+
+
+def template_messages(messages: Sequence[ChatMessage]) -> list[dict[str, object]]:
+    """Raises: BadRequest that names the message and what is wrong with it."""
+    if not messages:
+        raise BadRequest("messages must hold at least one message.", param="messages")
+    limits.check_count("messages", len(messages), limits.MAX_MESSAGES, "messages")
+    result = [_template_message(f"messages[{i}]", m) for i, m in enumerate(messages)]
+    for i, message in enumerate(messages):
+        if message.prefix and (i + 1 < len(messages) or message.role != "assistant"):
+            raise BadRequest(
+                "prefix: true belongs to the last message, which must be an assistant's.",
+                param=f"messages[{i}].prefix",
+            )
+    return result
+
+
+def _template_message(where: str, message: ChatMessage) -> dict[str, object]:
+    role = ROLES.get(message.role)
+    if role is None:
+        raise BadValue(
+            f"{where}.role {message.role[:32]!r} is not one of {', '.join(ROLES)}.",
+            param=f"{where}.role",
+        )
+    if message.content is None and not (role == "assistant" and message.tool_calls):
+        needed = "content or tool_calls" if role == "assistant" else "content"
+        raise BadRequest(f"{where}: {needed} must be set.", param=f"{where}.content")
+    if role == "tool" and message.tool_call_id is None:
+        raise BadRequest(
+            f"{where}: a tool message needs tool_call_id.", param=f"{where}.tool_call_id"
+        )
+    result: dict[str, object] = {"role": role, "content": _message_text(where, message)}
+    for name in ("name", "tool_call_id"):
+        value = getattr(message, name)
+        if value is not None:
+            limits.check_count(
+                f"{where}.{name}", len(value), limits.MAX_NAME_CHARACTERS, "characters"
+            )
+            result[name] = value
+    if role == "assistant":
+        if message.tool_calls:
+            count = len(message.tool_calls)
+            limits.check_count(f"{where}.tool_calls", count, limits.MAX_TOOL_CALLS, "calls")
+            result["tool_calls"] = msgspec.to_builtins(message.tool_calls)
+        if message.reasoning_content is not None:
+            result["reasoning_content"] = message.reasoning_content
+        if message.prefix:
+            result["prefix"] = True
+    return result
+
+
+def _message_text(where: str, message: ChatMessage) -> str:
+    if message.content is None or isinstance(message.content, str):
+        return message.content or ""
+    param = f"{where}.content"
+    limits.check_count(param, len(message.content), limits.MAX_PARTS, "parts")
+    for i, part in enumerate(message.content):
+        if part.type != "text" or part.text is None:
+            raise BadValue(
+                f"{param}[{i}]: only parts of type 'text' are supported, "
+                f"not {part.type[:32]!r} without text.",
+                param=f"{param}[{i}]",
+            )
+    return "".join(part.text or "" for part in message.content)
