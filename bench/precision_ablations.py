@@ -44,7 +44,7 @@ from tribody.quality.logits import REFERENCE, LoadedModel
 from tribody.quality.prose import package_prose
 from tribody.quality.statistics import F64, Interval, bootstrap_means, percentile_interval
 from tribody.tuning.corpus import Corpus, prose_corpus, task_corpus
-from tribody.tuning.fitting import Fits, compensated
+from tribody.tuning.fitting import Fits, compensated, importance_of
 from tribody.tuning.quantize import Quantization
 from tribody.tuning.sensitivity import Sensitivities, rounding_errors, sensitivities
 from tribody.tuning.trial import Reading
@@ -106,7 +106,7 @@ class Ablations:
         formats = list(SEARCHES)
         found: Sensitivities = {}
         for name, matrix in self.trial.matrices.items():
-            errors = rounding_errors(matrix, self.trial.values(name), formats)
+            errors = rounding_errors(self.trial.values(name), importance_of(matrix), formats)
             if self.trial.first_layer(name) is None:
                 errors = dict.fromkeys(formats, 0.0)
             found[name] = [

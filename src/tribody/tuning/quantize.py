@@ -48,7 +48,7 @@ from tribody.tuning.manifest import (
     Speed,
     Verification,
 )
-from tribody.tuning.sensitivity import Sensitivities, sensitivities
+from tribody.tuning.sensitivity import Sensitivities, coarse_of, sensitivities
 from tribody.tuning.trial import Reading, Trial
 
 FORMATS: tuple[WeightFormat, ...] = ("w8g32", "w6g32", "w5m32", "w4m32")
@@ -126,7 +126,7 @@ class Quantization:
         for index, chunk in enumerate(chunks):
             self.trial.observe(chunk, generated=index % 2 == 1)
             self._watcher.advance(1)
-        balance(self.trial)
+        balance(self.trial, coarse_of(self._formats))
         readings = []
         for index, chunk in enumerate(few):
             readings.append(self.trial.read(chunk, generated=index % 2 == 1))

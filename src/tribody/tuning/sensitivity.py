@@ -25,7 +25,6 @@ from tribody.precision.formats import FORMATS, matrix_bytes
 from tribody.precision.search import weighted_error
 from tribody.tuning.fitting import Fits, importance_of
 from tribody.tuning.trial import Reading, Trial
-from tribody.tuning.trial_ops import TrialMatrix
 
 Sensitivities = dict[str, list[Option[WeightFormat]]]
 
@@ -49,15 +48,14 @@ def sensitivities(
     A drafter's matrices lose nothing: what it drafts is checked.  The trial is left as it was.
     Advances by twice the number of matrices, and the number of formats.
     """
-    smallest = min(formats, key=lambda each: FORMATS[each].bits_per_weight)
-    coarse = COARSE if COARSE in formats else smallest
+    coarse = coarse_of(formats)
     fits.make(dict.fromkeys(trial.matrices, coarse), advance)
     losses: dict[str, dict[WeightFormat, float]] = {}
     for name, matrix in trial.matrices.items():
         losses[name] = dict.fromkeys(formats, 0.0)
         first = trial.first_layer(name)
         if first is not None:
-            errors = rounding_errors(matrix, trial.values(name), formats)
+            errors = rounding_errors(trial.values(name), importance_of(matrix), formats)
             fits.exchange({name: coarse}, lambda _: None)
             measured = trial.divergence(readings, first)
             matrix.matrix = matrix.original
@@ -85,6 +83,12 @@ def sensitivities(
     }  # fmt: skip
 
 
+def coarse_of(formats: Sequence[WeightFormat]) -> WeightFormat:
+    """The format that single matrices are measured in."""
+    smallest = min(formats, key=lambda each: FORMATS[each].bits_per_weight)
+    return COARSE if COARSE in formats else smallest
+
+
 def _uniform_loss(trial: Trial, weight_format: WeightFormat, readings: Sequence[Reading]) -> float:
     """Of the model with all its matrices in one format, rounded plainly."""
     for name, matrix in trial.matrices.items():
@@ -96,12 +100,12 @@ def _uniform_loss(trial: Trial, weight_format: WeightFormat, readings: Sequence[
 
 
 def rounding_errors(
-    matrix: TrialMatrix, values: F32, formats: Sequence[WeightFormat]
+    values: F32, importance: F32, formats: Sequence[WeightFormat]
 ) -> dict[WeightFormat, float]:
     """Each format's plain rounding error, weighted by the inputs, estimated by a sample of rows."""
     columns = values.shape[-1]
     stacks = values.reshape(-1, *values.shape[-2:])
-    weights = np.broadcast_to(importance_of(matrix), (len(stacks), columns))
+    weights = np.broadcast_to(importance, (len(stacks), columns))
     num_rows = len(stacks) * stacks.shape[1]
     step = max(1, num_rows // SAMPLED_ROWS)
     sampled = [rows[index % step :: step] for index, rows in enumerate(stacks)]

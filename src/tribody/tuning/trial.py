@@ -24,6 +24,7 @@ from tribody.core.request import Chunk
 from tribody.engine.model_executor import step_input
 from tribody.loading.checkpoint import open_checkpoint
 from tribody.memory.kv_store import KVStore
+from tribody.models.config import ModelConfig
 from tribody.models.load import has_drafter, load_model
 from tribody.models.step_input import StepInput
 from tribody.ops.table import F32, Matrix, Ops
@@ -70,6 +71,10 @@ class Trial:
         self._num_layers = self._model.config.num_hidden_layers
 
     @property
+    def config(self) -> ModelConfig:
+        return self._model.config
+
+    @property
     def prescribed_bytes(self) -> int:
         """Bytes of all that is not free to choose: vectors, and matrices such as routers."""
         free = sum(matrix.num_bytes for matrix in self.matrices.values())
@@ -101,9 +106,10 @@ class Trial:
         """A matrix's numbers in float32, a fresh array."""
         return self._ops.values(self.matrices[name])
 
-    def replace(self, name: str, values: F32, factors: F32) -> None:
-        """Other numbers for a matrix whose inputs are divided by `factors` (K,) from now on."""
-        self.matrices[name].rescale(self._ops.inner.pack(values, "float32"), factors)
+    def replace(self, name: str, values: F32, factors: F32 | None = None) -> None:
+        """Other numbers for a matrix, whose inputs are divided by `factors`, (K,) or (E, K), from
+        now on; None: they stay."""
+        self.matrices[name].replace(self._ops.inner.pack(values, "float32"), factors)
 
     def rounded(self, name: str, weight_format: WeightFormat) -> Matrix:
         """A matrix rounded plainly."""

@@ -44,7 +44,8 @@ class TrialMatrix:
 
     `moments`: sum of the products of every two inputs, (K, K) or (E, K, K), or where that is too
     large of each input's squares, (K,) or (E, K); over `counts` rows, () or (E,).  Summed while the
-    operators observe.  `factors` (K,): what inputs have been divided by, and weights multiplied.
+    operators observe.  `factors`, (K,) or (E, K): what inputs have been divided by, and weights
+    multiplied.
     """
 
     original: Matrix
@@ -57,7 +58,7 @@ class TrialMatrix:
         self.matrix = self.original
         *experts, _, columns = self.shape
         self.counts = np.zeros(experts)
-        self.factors = np.ones(columns, np.float32)
+        self.factors = np.ones((*experts, columns), np.float32)
         shape = (*experts, columns, columns)
         if 4 * math.prod(shape) > LARGEST_MOMENTS:
             shape = (*experts, columns)
@@ -90,12 +91,15 @@ class TrialMatrix:
             self.moments[expert] += sums
             self.counts[expert] += len(x)
 
-    def rescale(self, original: Matrix, factors: F32) -> None:
-        """Other weights, for inputs divided by `factors` (K,)."""
+    def replace(self, original: Matrix, factors: F32 | None) -> None:
+        """Other weights, for inputs divided by `factors`, (K,) or (E, K); None: the same inputs."""
         self.original = self.matrix = original
+        if factors is None:
+            return
         self.factors = self.factors * factors
-        self.moments /= factors
-        self.moments /= factors[:, None] if self.moments.ndim == 2 else factors
+        is_full = self.moments.ndim - self.counts.ndim == 2
+        self.moments /= factors[..., None, :] if is_full else factors
+        self.moments /= factors[..., None] if is_full else factors
 
     def mean_moments(self) -> F32 | None:
         """Mean of `moments`, of their shape; None when nothing was observed.
