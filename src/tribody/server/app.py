@@ -43,6 +43,8 @@ ROUTES = [
     Route("/chat/completions", chat_completions, methods=["POST"]),
     Route("/v1/completions", completions, methods=["POST"]),
     Route("/completions", completions, methods=["POST"]),
+    Route("/beta/chat/completions", chat_completions, methods=["POST"]),
+    Route("/beta/completions", completions, methods=["POST"]),
 ]
 
 QUIET = OPEN_PATHS | {"/metrics"}  # asked every few seconds by machines: logged at debug only

@@ -1,4 +1,8 @@
-"""POST /v1/completions: raw prompts in, continuations out.  No template, no reasoning."""
+"""POST /v1/completions: raw prompts in, continuations out.  No template, no reasoning.
+
+With `suffix` the model fills in what belongs between the prompt and it (DeepSeek's /beta path,
+and the others as well).
+"""
 
 from __future__ import annotations
 
@@ -29,6 +33,7 @@ from tribody.server.types import (
     UsageBody,
 )
 from tribody.text.answer_stream import AnswerStream
+from tribody.text.fill_in_middle import fill_in_middle
 
 
 @dataclass(frozen=True)
@@ -64,7 +69,7 @@ def prepare(service: Service, body: bytes, caller: Principal) -> CompletionWork:
     prompts: list[Prompt] = []
     echoes: list[str] = []
     for given in _prompt_list(fields.prompt, fields.n or 1):
-        ids = _prompt_ids(given, model)
+        ids = _prompt_ids(given, fields.suffix, model)
         max_tokens = validation.completion_budget(
             len(ids), fields.max_tokens, info.max_context_tokens, param="prompt"
         )
@@ -86,8 +91,6 @@ def prepare(service: Service, body: bytes, caller: Principal) -> CompletionWork:
 
 
 def _check_completion_fields(fields: CompletionRequest) -> None:
-    if fields.suffix:
-        raise BadRequest("suffix (fill in the middle) is not supported.", param="suffix")
     if fields.echo and fields.logprobs is not None:
         raise BadRequest("echo together with logprobs is not supported.", param="echo")
     if fields.best_of is not None and fields.best_of != (fields.n or 1):
@@ -115,18 +118,33 @@ def _prompt_list(prompt: str | list[str | int | list[int]], n: int) -> list[str 
     return prompts
 
 
-def _prompt_ids(given: str | list[int], model: ServedModel) -> list[int]:
+def _prompt_ids(given: str | list[int], suffix: str | None, model: ServedModel) -> list[int]:
     info = model.engine.info
     if isinstance(given, str):
         validation.refuse_hopeless(
-            given, model.longest_token_bytes, info.max_context_tokens, "prompt"
+            given + (suffix or ""), model.longest_token_bytes, info.max_context_tokens, "prompt"
         )
+        if suffix:
+            return _between(given, suffix, model)
         ids = model.tokenizer.encode(given, add_special_tokens=True)
+    elif suffix:
+        raise BadRequest("suffix needs a prompt of text, not of token ids.", param="suffix")
     else:
         validation.check_token_ids("prompt", given, info.vocab_size)
         ids = given
     if not ids:
         raise BadRequest("prompt is empty; it needs at least one token.", param="prompt")
+    return ids
+
+
+def _between(prefix: str, suffix: str, model: ServedModel) -> list[int]:
+    ids = fill_in_middle(model.tokenizer, prefix, suffix)
+    if ids is None:
+        raise BadRequest(
+            f"The model {model.model_id!r} was not made to fill in the middle (its vocabulary has "
+            "no tokens for it); leave suffix out.",
+            param="suffix",
+        )
     return ids
 
 
