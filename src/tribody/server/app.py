@@ -32,7 +32,8 @@ from tribody.server.openai_chat import chat_completions
 from tribody.server.openai_completions import completions
 from tribody.server.service import Service
 from tribody.server.stream import ClientGone
-from tribody.server.types import ModelCard, ModelList
+from tribody.server.tokenize import tokenize
+from tribody.server.types import Balance, ModelCard, ModelList
 
 logger = logging.getLogger(__name__)
 
@@ -64,6 +65,8 @@ def create_app(service: Service) -> Starlette:
         Route("/readyz", ready),
         Route("/metrics", metrics),
         Route("/version", version),
+        Route("/user/balance", balance),
+        Route("/tokenize", tokenize, methods=["POST"]),
     ]
     app = Starlette(
         routes=routes,
@@ -127,6 +130,11 @@ async def metrics(http: HttpRequest) -> Response:
     return Response(service.metrics.exposition(), media_type=kind)
 
 
+async def balance(http: HttpRequest) -> Response:
+    """Nothing is charged, so there is always enough of it."""
+    return _json(Balance(is_available=True, balance_infos=[]))
+
+
 async def version(http: HttpRequest) -> Response:
     return _json({"version": VERSION})
 
@@ -166,6 +174,7 @@ class RequestBoundary:
         self.service = service
         self.routes = GENERATING | {
             "/v1/models", "/models", "/health", "/livez", "/readyz", "/metrics", "/version",
+            "/user/balance", "/tokenize",
         }  # fmt: skip
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import msgspec
 
+from tribody.core.api_settings import ProfileName
 from tribody.core.errors import BadRequest, BadValue
 from tribody.core.principal import Principal
 from tribody.core.request import SamplingParams
@@ -42,8 +43,12 @@ class ChatWork:
 
 
 @dataclass(frozen=True)
-class _Rendered:
+class Rendered:
+    """A chat request's prompt.  `thinks`: the model may think before it answers, as was wished or
+    as its template has it; `opens_thinking`: the prompt ends in an open `<think>`."""
+
     text: str
+    tools: Toolbox
     thinks: bool
     opens_thinking: bool
     without_effect: list[str]
@@ -63,11 +68,10 @@ def prepare(
     """
     profile = PROFILES[caller.api.profile]
     num_logprobs = _check_fields(fields)
-    tools = toolbox(fields)
     served = service.models.find(fields.model)
     model, info = served.model, served.model.engine.info
-    rendered = _render(served, fields, tools, profile)
-    _check_thinking(fields, tools, profile, thinks=rendered.thinks)
+    rendered = render(served, fields, caller.api.profile)
+    _check_thinking(fields, rendered, profile)
     validation.refuse_hopeless(
         rendered.text, model.longest_token_bytes, info.max_context_tokens, "messages"
     )
@@ -102,9 +106,13 @@ def prepare(
     )
 
 
-def _render(served: ServedName, fields: ChatRequest, tools: Toolbox, profile: Profile) -> _Rendered:
+def render(served: ServedName, fields: ChatRequest, profile: ProfileName) -> Rendered:
     """The prompt.  Whether to think: the request says, else the name that it used, else the
-    profile, else the template."""
+    profile, else the template.
+
+    Raises: BadRequest.
+    """
+    tools = toolbox(fields)
     messages = template_messages(fields.messages)
     template = served.model.chat_template
     if template is None:
@@ -115,14 +123,14 @@ def _render(served: ServedName, fields: ChatRequest, tools: Toolbox, profile: Pr
     asked, names = thinking.asked(fields)
     thinking.effort(fields)
     wish = asked if asked is not None else served.thinking
-    wish = wish if wish is not None else profile.thinks_by_default
+    wish = wish if wish is not None else PROFILES[profile].thinks_by_default
     switch = served.model.has_thinking_switch
     text = template.prompt(messages, thinking=wish)
     opens = prompt_opens_thinking(text)
     ignored = [] if switch else names
     if fields.reasoning_effort not in (None, "none"):
         ignored.append("reasoning_effort")
-    return _Rendered(text, opens or (switch and wish is True), opens, ignored)
+    return Rendered(text, tools, opens or (switch and wish is True), opens, ignored)
 
 
 def _check_fields(fields: ChatRequest) -> int:
@@ -141,8 +149,9 @@ def _check_fields(fields: ChatRequest) -> int:
     return (fields.top_logprobs or 0) if fields.logprobs else -1
 
 
-def _check_thinking(fields: ChatRequest, tools: Toolbox, profile: Profile, *, thinks: bool) -> None:
+def _check_thinking(fields: ChatRequest, rendered: Rendered, profile: Profile) -> None:
     """The profile's rules of what a model that thinks may be asked."""
+    tools, thinks = rendered.tools, rendered.thinks
     owed = thinks and bool(tools.tools) and profile.wants_reasoning_back
     for i, message in enumerate(fields.messages):
         param = f"messages[{i}].reasoning_content"

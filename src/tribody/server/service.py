@@ -39,6 +39,7 @@ NUM_TEXT_THREADS = 2
 
 T = TypeVar("T")
 Fields = TypeVar("Fields", bound=SamplingFields)
+AnyFields = TypeVar("AnyFields", bound=msgspec.Struct)
 SAFE_FIELD_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 
@@ -137,7 +138,14 @@ async def read_body(http: HttpRequest) -> bytes:
 
 
 def decode(body: bytes, kind: type[Fields]) -> tuple[Fields, list[str]]:
-    """The typed fields of a body, range-checked, and the names of the fields we do not know.
+    """As `decode_any`, and range-checked."""
+    fields, ignored = decode_any(body, kind)
+    check_fields(fields)
+    return fields, ignored
+
+
+def decode_any(body: bytes, kind: type[AnyFields]) -> tuple[AnyFields, list[str]]:
+    """The typed fields of a body, and the names of the fields that we do not know.
 
     Raises: BadRequest that names the parameter.
     """
@@ -147,7 +155,6 @@ def decode(body: bytes, kind: type[Fields]) -> tuple[Fields, list[str]]:
         ignored = unknown_fields(body, kind.__struct_fields__)
     except (msgspec.MsgspecError, RecursionError, ValueError) as error:
         raise bad_json(error) from error
-    check_fields(fields)
     return fields, ignored
 
 

@@ -278,6 +278,20 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
     precision: WeightPrecision | None = None  # what weights are kept in: tribody's own
 
 
+class BalanceInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """Amounts are strings, as DeepSeek sends them."""
+
+    currency: str
+    total_balance: str
+    granted_balance: str
+    topped_up_balance: str
+
+
+class Balance(msgspec.Struct, frozen=True, kw_only=True):
+    is_available: bool
+    balance_infos: list[BalanceInfo]
+
+
 class ModelList(msgspec.Struct, frozen=True):
     data: list[ModelCard]
     object: Literal["list"] = "list"
