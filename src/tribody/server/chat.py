@@ -22,7 +22,7 @@ from tribody.server.profiles import PROFILES, Profile
 from tribody.server.rendering import ChoiceRenderer
 from tribody.server.service import Service, engine_request
 from tribody.server.tools import Toolbox, toolbox
-from tribody.server.types import ChatRequest
+from tribody.server.types import UNSET, CacheExplanation, ChatRequest, UnsetType
 from tribody.text.answer_stream import AnswerStream
 from tribody.text.reasoning import prompt_opens_thinking
 
@@ -40,6 +40,7 @@ class ChatWork:
     prompt: Prompt
     reasoning: bool  # the answer's messages carry reasoning_content
     caller: Principal
+    explanation: CacheExplanation | UnsetType = UNSET
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,11 @@ def prepare(
         sampling, thinking="open" if rendered.opens_thinking else "may"
     )
     request = engine_request(fields, ids, sampling, caller)
+    recent, key = service.recent_prompts, (model.model_id, request.cache_salt)
+    explanation: CacheExplanation | UnsetType = UNSET
+    if fields.explain_cache:
+        explanation = recent.explain(key, ids, model.tokenizer, info.page_size)
+    recent.remember(key, ids)
     renderers = [
         ChoiceRenderer(
             choice,
@@ -103,6 +109,7 @@ def prepare(
         Prompt(request, renderers),
         rendered.opens_thinking,
         caller,
+        explanation,
     )
 
 

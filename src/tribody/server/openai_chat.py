@@ -23,6 +23,7 @@ from tribody.server.tools import call_id
 from tribody.server.types import (
     UNSET,
     AssistantMessage,
+    CacheExplanation,
     ChatChoice,
     ChatChunk,
     ChatCompletion,
@@ -119,7 +120,12 @@ async def answer(service: Service, work: ChatWork, started: float) -> ChatComple
         )
         for i, total in enumerate(sums)
     ]
-    return ChatCompletion(**head, choices=choices, usage=generation.usage())
+    return ChatCompletion(
+        **head,
+        choices=choices,
+        usage=generation.usage(),
+        cache_explanation=work.explanation,
+    )
 
 
 def _logprobs(
@@ -150,8 +156,19 @@ class _Frames:
         self.unended = set(range(work.prompt.request.n))
         self._none: UnsetType | None = None if self.asked or self.deepseek else UNSET
 
-    def chunk(self, choices: list[ChunkChoice], usage: UsageBody | None = None) -> bytes:
-        return frame(ChatChunk(**self.head, choices=choices, usage=usage or self._none))
+    def chunk(
+        self,
+        choices: list[ChunkChoice],
+        usage: UsageBody | None = None,
+        explanation: CacheExplanation | UnsetType = UNSET,
+    ) -> bytes:
+        chunk = ChatChunk(
+            **self.head,
+            choices=choices,
+            usage=usage or self._none,
+            cache_explanation=explanation,
+        )
+        return frame(chunk)
 
     def opening(self) -> list[bytes]:
         """The role of each choice."""
@@ -189,10 +206,11 @@ class _Frames:
 
     def end(self, last: ChunkChoice, generation: Generation) -> list[bytes]:
         """The choice that ends the answer, usage, and the literal that ends the stream."""
+        usage, why = generation.usage(), self.work.explanation
         if self.deepseek:
-            return [self.chunk([last], generation.usage()), DONE]
-        usage = [self.chunk([], generation.usage())] if self.asked else []
-        return [self.chunk([last]), *usage, DONE]
+            return [self.chunk([last], usage, why), DONE]
+        after = [self.chunk([], usage)] if self.asked else []
+        return [self.chunk([last], explanation=why), *after, DONE]
 
 
 def _call_delta(call: ToolEvent) -> ToolCallDelta:

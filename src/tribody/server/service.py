@@ -30,6 +30,7 @@ from tribody.server.auth import KeyFile, cache_salt
 from tribody.server.errors import Draining, TooManyRequests, bad_json
 from tribody.server.metrics import Metrics
 from tribody.server.models_table import ModelsTable, ServedModel
+from tribody.server.recent_prompts import RecentPrompts
 from tribody.server.types import SamplingFields
 from tribody.server.validation import check_fields, unknown_fields
 
@@ -65,6 +66,7 @@ class Service:
     draining: bool = False
     in_flight: int = 0
     in_flight_of: Counter[str] = field(default_factory=Counter)  # by key
+    recent_prompts: RecentPrompts = field(default_factory=RecentPrompts)
     text_limiter: anyio.CapacityLimiter | None = field(default=None)
 
     def local_caller(self) -> Principal:

@@ -120,6 +120,7 @@ class ChatRequest(SamplingFields, frozen=True, kw_only=True):
     tools: list[Tool] | None = None
     tool_choice: str | NamedTool | None = None
     parallel_tool_calls: bool | None = None
+    explain_cache: bool | None = None  # tribody's own: see `recent_prompts`
 
 
 class CompletionRequest(SamplingFields, frozen=True, kw_only=True):
@@ -151,6 +152,24 @@ class UsageBody(msgspec.Struct, frozen=True, kw_only=True):
     prompt_cache_miss_tokens: int
     prompt_tokens_details: PromptTokensDetails
     completion_tokens_details: CompletionTokensDetails
+
+
+class CacheDifference(msgspec.Struct, frozen=True, kw_only=True):
+    """The first token that differs, where its text begins in the prompt, and both texts there."""
+
+    token: int
+    character: int
+    earlier: str
+    now: str
+
+
+class CacheExplanation(msgspec.Struct, frozen=True, kw_only=True):
+    """How a prompt compares with the most similar of the caller's earlier ones."""
+
+    unit_tokens: int  # only whole units are found in the cache
+    same_tokens: int
+    note: str
+    first_difference: CacheDifference | None = None
 
 
 class TopLogprob(msgspec.Struct, frozen=True):
@@ -201,6 +220,7 @@ class ChatCompletion(msgspec.Struct, frozen=True, kw_only=True):
     system_fingerprint: str
     choices: list[ChatChoice]
     usage: UsageBody
+    cache_explanation: CacheExplanation | UnsetType = UNSET
 
 
 class FunctionDelta(msgspec.Struct, frozen=True, kw_only=True):
@@ -239,6 +259,7 @@ class ChatChunk(msgspec.Struct, frozen=True, kw_only=True):
     system_fingerprint: str
     choices: list[ChunkChoice]
     usage: UsageBody | UnsetType | None = UNSET
+    cache_explanation: CacheExplanation | UnsetType = UNSET
 
 
 class CompletionLogprobs(msgspec.Struct, frozen=True, kw_only=True):
