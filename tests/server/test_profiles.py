@@ -112,7 +112,9 @@ def test_the_name_of_anthropics_header_counts_on_its_paths_only(running: Running
     with client_of(running) as http:
         headers = {"x-api-key": "key-of-2026"}
         assert http.post(CHAT, json={}, headers=headers).status_code == 401
-        assert http.get("/anthropic/nowhere", headers=headers).status_code == 404
+        nowhere = http.get("/anthropic/nowhere", headers=headers)
+        assert nowhere.status_code == 404
+        assert nowhere.json()["error"]["type"] == "not_found_error"
         error = http.get("/anthropic/nowhere").json()
     assert error["type"] == "error"
     assert error["error"]["type"] == "authentication_error"

@@ -13,7 +13,6 @@ import uuid
 from contextlib import nullcontext
 from dataclasses import dataclass
 
-import msgspec
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -24,128 +23,42 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tribody.core.api_settings import Style
 from tribody.core.errors import TribodyError
-from tribody.core.version import VERSION
 from tribody.server.auth import ANTHROPIC, OPEN_PATHS, authenticate
-from tribody.server.errors import HttpError, error_for, http_error
-from tribody.server.models_table import ServedName
-from tribody.server.openai_chat import chat_completions
-from tribody.server.openai_completions import completions
+from tribody.server.errors import HttpError, NoRoute, error_for
+from tribody.server.routes import GENERATING, ROUTES, label
 from tribody.server.service import Service
 from tribody.server.stream import ClientGone
-from tribody.server.tokenize import tokenize
-from tribody.server.types import Balance, ModelCard, ModelList
 
 logger = logging.getLogger(__name__)
 
 STATUS_CLIENT_GONE = 499  # for logs and metrics only: nobody is there to receive it
 
-ROUTES = [
-    Route("/v1/chat/completions", chat_completions, methods=["POST"]),
-    Route("/chat/completions", chat_completions, methods=["POST"]),
-    Route("/v1/completions", completions, methods=["POST"]),
-    Route("/completions", completions, methods=["POST"]),
-    Route("/beta/chat/completions", chat_completions, methods=["POST"]),
-    Route("/beta/completions", completions, methods=["POST"]),
-]
-
 QUIET = OPEN_PATHS | {"/metrics"}  # asked every few seconds by machines: logged at debug only
-GENERATING = frozenset(route.path for route in ROUTES)
 
 
 def create_app(service: Service) -> Starlette:
     """The application around one service; nothing is started or loaded here."""
     routes = [
-        *ROUTES,
-        Route("/v1/models", list_models),
-        Route("/models", list_models),
-        Route("/v1/models/{model_id:path}", show_model),
-        Route("/models/{model_id:path}", show_model),
-        Route("/health", alive),
-        Route("/livez", alive),
-        Route("/readyz", ready),
-        Route("/metrics", metrics),
-        Route("/version", version),
-        Route("/user/balance", balance),
-        Route("/tokenize", tokenize, methods=["POST"]),
+        Route(path, route.endpoint, methods=[route.method])
+        for route in ROUTES
+        for path in route.paths
     ]
     app = Starlette(
         routes=routes,
         middleware=[Middleware(RequestBoundary, service=service)],
-        exception_handlers={HTTPException: _http_exception},
+        exception_handlers={HTTPException: _no_route},
     )
     app.router.redirect_slashes = False
     app.state.service = service
     return app
 
 
-# --- small endpoints -------------------------------------------------------------------------
-
-
-def _json(payload: object, status: int = 200) -> Response:
-    return Response(msgspec.json.encode(payload), status, media_type="application/json")
-
-
-async def list_models(http: HttpRequest) -> Response:
-    service: Service = http.app.state.service
-    return _json(ModelList([_card(service, served) for served in service.models.listed()]))
-
-
-async def show_model(http: HttpRequest) -> Response:
-    service: Service = http.app.state.service
-    return _json(_card(service, service.models.find(http.path_params["model_id"])))
-
-
-def _card(service: Service, served: ServedName) -> ModelCard:
-    """A name without a mode of its own is its model's alias and shows the model's card."""
-    model = served.model
-    return ModelCard(
-        id=model.model_id if served.thinking is None else served.name,
-        root=model.model_id,
-        created=model.created,
-        owned_by="tribody",
-        max_context_tokens=model.engine.info.max_context_tokens,
-        aliases=service.models.aliases_of(model),
-        precision=model.engine.info.precision,
-    )
-
-
-async def alive(http: HttpRequest) -> Response:
-    """The API process answers; says nothing about the engines."""
-    return _json({"status": "ok"})
-
-
-async def ready(http: HttpRequest) -> Response:
-    """503 while draining or while any engine is down: send new work elsewhere."""
-    service: Service = http.app.state.service
-    if service.draining:
-        return _json({"status": "draining"}, 503)
-    if not all(model.engine.ready for model in service.models.models):
-        return _json({"status": "engine restarting"}, 503)
-    return _json({"status": "ready"})
-
-
-async def metrics(http: HttpRequest) -> Response:
-    service: Service = http.app.state.service
-    kind = "text/plain; version=0.0.4; charset=utf-8"
-    return Response(service.metrics.exposition(), media_type=kind)
-
-
-async def balance(http: HttpRequest) -> Response:
-    """Nothing is charged, so there is always enough of it."""
-    return _json(Balance(is_available=True, balance_infos=[]))
-
-
-async def version(http: HttpRequest) -> Response:
-    return _json({"version": VERSION})
-
-
-async def _http_exception(http: HttpRequest, error: Exception) -> Response:
-    """Starlette's own refusals: no such route, wrong method, client gone while reading."""
-    status = error.status_code if isinstance(error, HTTPException) else 500
+async def _no_route(http: HttpRequest, error: Exception) -> Response:
+    """Starlette's own refusals (no such route, wrong method) become errors like all others."""
+    assert isinstance(error, HTTPException)
     messages = {404: "There is no such route.", 405: "This route does not allow that method."}
-    answer = http_error(status, messages.get(status, "The request cannot be served."))
-    headers = dict(error.headers or {}) if isinstance(error, HTTPException) else {}
-    return Response(answer.body(), status, headers, "application/json")
+    message = messages.get(error.status_code, "The request cannot be served.")
+    raise NoRoute(message, error.status_code, tuple((error.headers or {}).items()))
 
 
 # --- the boundary ----------------------------------------------------------------------------
@@ -172,10 +85,6 @@ class RequestBoundary:
     def __init__(self, app: ASGIApp, service: Service) -> None:
         self.app = app
         self.service = service
-        self.routes = GENERATING | {
-            "/v1/models", "/models", "/health", "/livez", "/readyz", "/metrics", "/version",
-            "/user/balance", "/tokenize",
-        }  # fmt: skip
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -224,14 +133,8 @@ class RequestBoundary:
         body = answer.anthropic_body(request_id) if caller.anthropic else answer.body()
         await send_error(answer, body, send)
 
-    def _route(self, path: str) -> str:
-        """A label from a closed set, whatever the client asked for."""
-        if path in self.routes:
-            return path
-        return "/v1/models/{id}" if path.startswith(("/v1/models/", "/models/")) else "other"
-
     def _record(self, scope: Scope, request_id: str, status: int, seconds: float) -> None:
-        route = self._route(scope["path"])
+        route = label(scope["path"])
         self.service.metrics.http_request(route, scope["method"], status)
         principal = scope.get("state", {}).get("principal")
         logger.log(

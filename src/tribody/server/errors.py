@@ -10,7 +10,7 @@ for callers and pass through, everything else is replaced by a fixed sentence an
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import msgspec
 
@@ -84,6 +84,14 @@ class Unauthorized(BadRequest):
         super().__init__(message, status=401, code="invalid_api_key")
 
 
+class NoRoute(BadRequest):
+    """The path or its method is none of ours."""
+
+    def __init__(self, message: str, status: int, headers: tuple[tuple[str, str], ...]) -> None:
+        super().__init__(message, status=status)
+        self.headers = headers
+
+
 class TooManyRequests(Overloaded):
     """The caller has as many requests under way as it may have."""
 
@@ -144,6 +152,8 @@ def error_for(exception: BaseException, style: Style = "openai") -> HttpError:
 
 def _openai(exception: BaseException) -> HttpError:
     match exception:
+        case NoRoute():
+            return replace(http_error(exception.status, str(exception)), headers=exception.headers)
         case BadValue():
             return http_error(400, str(exception), param=exception.param, code=exception.code)
         case BadRequest():

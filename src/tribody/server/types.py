@@ -299,6 +299,14 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
     precision: WeightPrecision | None = None  # what weights are kept in: tribody's own
 
 
+class Status(msgspec.Struct, frozen=True):
+    status: str
+
+
+class Version(msgspec.Struct, frozen=True):
+    version: str
+
+
 class BalanceInfo(msgspec.Struct, frozen=True, kw_only=True):
     """Amounts are strings, as DeepSeek sends them."""
 

@@ -1,0 +1,125 @@
+"""One table of all routes: what answers where, and what goes in and comes out.
+
+The application, the labels of metrics and logs, and /openapi.json are made from it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+import msgspec
+from starlette.requests import Request as HttpRequest
+from starlette.responses import Response
+
+from tribody.server import small_endpoints as small
+from tribody.server import types
+from tribody.server.openai_chat import chat_completions
+from tribody.server.openai_completions import completions
+from tribody.server.tokenize import Tokenized, TokenizeRequest, tokenize
+
+Endpoint = Callable[[HttpRequest], Awaitable[Response]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ApiRoute:
+    """The first path is the one that is shown.  `generates`: a drain waits for it, and it counts
+    against the caller's concurrency."""
+
+    paths: tuple[str, ...]
+    endpoint: Endpoint
+    summary: str
+    request: type[msgspec.Struct] | None = None
+    response: type[msgspec.Struct] | None = None  # None: text
+    event: type[msgspec.Struct] | None = None  # each of a stream's, where `stream` is true
+    generates: bool = False
+
+    @property
+    def method(self) -> str:
+        return "GET" if self.request is None else "POST"
+
+
+ROUTES = (
+    ApiRoute(
+        paths=("/v1/chat/completions", "/chat/completions", "/beta/chat/completions"),
+        endpoint=chat_completions,
+        summary="Answer a conversation",
+        request=types.ChatRequest,
+        response=types.ChatCompletion,
+        event=types.ChatChunk,
+        generates=True,
+    ),
+    ApiRoute(
+        paths=("/v1/completions", "/completions", "/beta/completions"),
+        endpoint=completions,
+        summary="Continue a text, or fill in its middle",
+        request=types.CompletionRequest,
+        response=types.Completion,
+        event=types.Completion,
+        generates=True,
+    ),
+    ApiRoute(
+        paths=("/tokenize",),
+        endpoint=tokenize,
+        summary="Count a prompt's tokens",
+        request=TokenizeRequest,
+        response=Tokenized,
+    ),
+    ApiRoute(
+        paths=("/v1/models", "/models"),
+        endpoint=small.list_models,
+        summary="List the models that answer",
+        response=types.ModelList,
+    ),
+    ApiRoute(
+        paths=("/v1/models/{model_id:path}", "/models/{model_id:path}"),
+        endpoint=small.show_model,
+        summary="Show one model",
+        response=types.ModelCard,
+    ),
+    ApiRoute(
+        paths=("/user/balance",),
+        endpoint=small.balance,
+        summary="Show the account's balance",
+        response=types.Balance,
+    ),
+    ApiRoute(
+        paths=("/health", "/livez"),
+        endpoint=small.alive,
+        summary="Tell whether the API process answers",
+        response=types.Status,
+    ),
+    ApiRoute(
+        paths=("/readyz",),
+        endpoint=small.ready,
+        summary="Tell whether new work may be sent",
+        response=types.Status,
+    ),
+    ApiRoute(paths=("/metrics",), endpoint=small.metrics, summary="Show figures for Prometheus"),
+    ApiRoute(
+        paths=("/version",),
+        endpoint=small.version,
+        summary="Show tribody's version",
+        response=types.Version,
+    ),
+)
+
+GENERATING = frozenset(path for route in ROUTES if route.generates for path in route.paths)
+
+_PARAMETER = re.compile(r"\{(\w+)(:path)?\}")
+_PLAIN = frozenset(p for route in ROUTES for p in route.paths if not _PARAMETER.search(p))
+_WITH_ID = {
+    p.partition("{")[0]: f"{p.partition('{')[0]}{{id}}"
+    for route in ROUTES
+    for p in route.paths
+    if _PARAMETER.search(p)
+}
+
+
+def label(path: str) -> str:
+    """A label from a closed set, whatever the client asked for."""
+    if path in _PLAIN:
+        return path
+    found = (shown for prefix, shown in _WITH_ID.items() if path.startswith(prefix))
+    return next(found, "other")

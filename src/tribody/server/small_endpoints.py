@@ -1,0 +1,70 @@
+"""Endpoints that generate nothing: models, probes, metrics, version, balance."""
+
+from __future__ import annotations
+
+import msgspec
+from starlette.requests import Request as HttpRequest
+from starlette.responses import Response
+
+from tribody.core.version import VERSION
+from tribody.server.models_table import ServedName
+from tribody.server.service import Service
+from tribody.server.types import Balance, ModelCard, ModelList, Status, Version
+
+
+def _json(payload: msgspec.Struct, status: int = 200) -> Response:
+    return Response(msgspec.json.encode(payload), status, media_type="application/json")
+
+
+async def list_models(http: HttpRequest) -> Response:
+    service: Service = http.app.state.service
+    return _json(ModelList([_card(service, served) for served in service.models.listed()]))
+
+
+async def show_model(http: HttpRequest) -> Response:
+    service: Service = http.app.state.service
+    return _json(_card(service, service.models.find(http.path_params["model_id"])))
+
+
+def _card(service: Service, served: ServedName) -> ModelCard:
+    """A name without a mode of its own is its model's alias and shows the model's card."""
+    model = served.model
+    return ModelCard(
+        id=model.model_id if served.thinking is None else served.name,
+        root=model.model_id,
+        created=model.created,
+        owned_by="tribody",
+        max_context_tokens=model.engine.info.max_context_tokens,
+        aliases=service.models.aliases_of(model),
+        precision=model.engine.info.precision,
+    )
+
+
+async def alive(http: HttpRequest) -> Response:
+    """The API process answers; says nothing about the engines."""
+    return _json(Status("ok"))
+
+
+async def ready(http: HttpRequest) -> Response:
+    """503 while draining or while any engine is down: send new work elsewhere."""
+    service: Service = http.app.state.service
+    if service.draining:
+        return _json(Status("draining"), 503)
+    if not all(model.engine.ready for model in service.models.models):
+        return _json(Status("engine restarting"), 503)
+    return _json(Status("ready"))
+
+
+async def metrics(http: HttpRequest) -> Response:
+    service: Service = http.app.state.service
+    kind = "text/plain; version=0.0.4; charset=utf-8"
+    return Response(service.metrics.exposition(), media_type=kind)
+
+
+async def balance(http: HttpRequest) -> Response:
+    """Nothing is charged, so there is always enough of it."""
+    return _json(Balance(is_available=True, balance_infos=[]))
+
+
+async def version(http: HttpRequest) -> Response:
+    return _json(Version(VERSION))
