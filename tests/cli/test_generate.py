@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.server.scripted import CHATML, THINKING, ScriptedEngine, scripted_model
-from tribody.cli import generate
+from tribody.cli import generate, script
 from tribody.cli.answers import FieldValue
 from tribody.cli.engine_options import EngineOptions
 from tribody.core.config import EngineConfig
@@ -35,7 +35,7 @@ def engine_with(monkeypatch: pytest.MonkeyPatch, template: str) -> ScriptedEngin
         yield make_service([model], {}, None)
 
     monkeypatch.setattr(generate, "local_service", service)
-    monkeypatch.setattr(generate, "fetch", lambda name, environment: Path("/m"))
+    monkeypatch.setattr(script, "fetch", lambda name, environment: Path("/m"))
     monkeypatch.setattr(generate, "require_native", lambda: None)
     for name in ("TRIBODY_MODEL", "TRIBODY_LOG_LEVEL"):
         monkeypatch.delenv(name, raising=False)

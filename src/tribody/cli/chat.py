@@ -20,14 +20,13 @@ from tribody.cli.answers import Fields, Message, Text, given_fields
 from tribody.cli.engine_options import (
     DEFAULT_MODEL,
     EngineOptions,
-    engine_config,
     require_native,
 )
 from tribody.cli.environment import Environment, read_environment
 from tribody.cli.local_answers import LocalAnswers
 from tribody.cli.logs import start_logging
-from tribody.cli.models import fetch
 from tribody.cli.remote_answers import RemoteAnswers
+from tribody.cli.script import config_for
 from tribody.core.errors import BadRequest, TribodyError
 
 
@@ -85,9 +84,9 @@ def _open(
         assert url is not None
         return RemoteAnswers(url, environment.api_key, options.model)
     require_native()
-    path = fetch(options.model or environment.model or DEFAULT_MODEL, environment)
+    config = config_for(options.model or environment.model or DEFAULT_MODEL, engine, environment)
     with Status("loading the model", console=Console(stderr=True)):
-        return LocalAnswers(engine_config(path, engine, environment))
+        return LocalAnswers(config)
 
 
 class Conversation:

@@ -24,13 +24,12 @@ from tribody.cli.answers import FieldValue, refuse_ignored
 from tribody.cli.engine_options import (
     DEFAULT_MODEL,
     EngineOptions,
-    engine_config,
     require_native,
 )
 from tribody.cli.environment import read_environment
 from tribody.cli.local_service import local_service
 from tribody.cli.logs import start_logging
-from tribody.cli.models import fetch
+from tribody.cli.script import config_for
 from tribody.core.config import EngineConfig
 from tribody.core.errors import BadConfig, BadInput, BadRequest
 from tribody.server import openai_chat, openai_completions
@@ -87,8 +86,7 @@ def run(
             print(f"{target}: all {len(done)} answers are there already", file=sys.stderr)
             return 0
         require_native()
-        path = fetch(model or environment.model or DEFAULT_MODEL, environment)
-        config = engine_config(path, options, environment)
+        config = config_for(model or environment.model or DEFAULT_MODEL, options, environment)
         console = Console(stderr=True, no_color=environment.no_color or None)
         columns = (
             TextColumn("{task.description}"),

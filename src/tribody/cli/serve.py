@@ -11,15 +11,10 @@ from pathlib import Path
 import msgspec
 import uvloop
 
-from tribody.cli.engine_options import (
-    DEFAULT_MODEL,
-    EngineOptions,
-    engine_config,
-    require_native,
-)
+from tribody.cli.engine_options import DEFAULT_MODEL, EngineOptions, require_native
 from tribody.cli.environment import Environment, read_environment
 from tribody.cli.logs import start_logging
-from tribody.cli.models import fetch
+from tribody.cli.script import config_for, script_of
 from tribody.core.api_settings import DEFAULT_API, ApiSettings, with_options
 from tribody.core.config import KV_SHARE_OF_FREE_MEMORY
 from tribody.core.errors import BadConfig
@@ -57,10 +52,7 @@ def run(options: ServeOptions, engine: EngineOptions) -> None:
     share = KV_SHARE_OF_FREE_MEMORY / len(names)
     models = [
         NamedModel(
-            name,
-            msgspec.structs.replace(
-                engine_config(fetch(name, environment), engine, environment), kv_share=share
-            ),
+            name, msgspec.structs.replace(config_for(name, engine, environment), kv_share=share)
         )
         for name in names
     ]
@@ -81,7 +73,8 @@ def resolve(options: ServeOptions, environment: Environment) -> tuple[ServeConfi
     """Flags, then environment, then defaults; the models to serve, each once."""
     names = options.models or [environment.model or DEFAULT_MODEL]
     aliases = parse_aliases(options.aliases)
-    if len(names) == 1 and names[0] in BUNDLED:  # no other model is configured
+    ours = names[0] in BUNDLED or script_of(names[0]) is not None
+    if len(names) == 1 and ours:  # no other model is configured
         aliases = {name: Alias(names[0]) for name in THINKING_BY_NAME} | aliases
     for name in names:
         if names.count(name) > 1:

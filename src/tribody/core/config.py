@@ -64,6 +64,16 @@ class SchedulerConfig(msgspec.Struct, frozen=True, kw_only=True):
     max_drafts: int = MAX_DRAFTS
 
 
+SCRIPTED = "scripted"  # the name of the engine that a ScriptConfig makes
+
+
+class ScriptConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """The scripted engine in place of a model (docs/scripted.md)."""
+
+    tokens_per_second: float = 0.0  # of one stream; 0 = as fast as it goes
+    faults: bool = False  # whether a prompt may ask for failures
+
+
 class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     """How one model is loaded and run.  Crosses to the engine process.
 
@@ -86,3 +96,4 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     max_drafts: int = 0  # 0 = as tuned, else MAX_DRAFTS
     tuning_dir: str = ""  # where `tribody tune` leaves what it found; "" = nothing is applied
     packed_dir: str = ""  # where packed weights are kept for the next start; "" = nowhere
+    script: ScriptConfig | None = None  # then nothing is read from model_path

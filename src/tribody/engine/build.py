@@ -84,7 +84,6 @@ def build(
     Raises: BadModel, BadConfig.
     """
     started = time.monotonic()
-    _check(config)
     ops: Ops = native.OPS if config.ops == "native" else reference.OPS
     with closing(open_checkpoint(Path(config.model_path))) as checkpoint:
         key = model_key(checkpoint.fingerprint, config)
@@ -133,19 +132,20 @@ def _tune(config: EngineConfig, ops: Ops, key: str) -> tuple[EngineConfig, str |
     tuning = find(Path(config.tuning_dir), ops, key) if config.tuning_dir else None
     settings = {} if tuning is None else tuning.settings
     config = resolve(config, settings, physical_cores())
-    if not 1 <= config.max_running <= config.max_step_tokens:
-        raise BadConfig(
-            f"max_running is {config.max_running}; it must be between 1 and "
-            f"max_step_tokens ({config.max_step_tokens}), so that every sequence can decode"
-        )
+    check_steps(config)
     _native.set_num_threads(config.num_threads)
     if config.tuning_dir:
         ops.tune(kernel_settings(settings))
     return config, None if tuning is None else in_words(settings)
 
 
-def _check(config: EngineConfig) -> None:
-    """Raises: BadConfig."""
+def check_steps(config: EngineConfig) -> None:
+    """What a resolved configuration says of one step.  Raises: BadConfig."""
+    if not 1 <= config.max_running <= config.max_step_tokens:
+        raise BadConfig(
+            f"max_running is {config.max_running}; it must be between 1 and "
+            f"max_step_tokens ({config.max_step_tokens}), so that every sequence can decode"
+        )
     if config.step_stretch and config.step_stretch < LEAST_STRETCH:
         raise BadConfig(
             f"step_stretch is {config.step_stretch:g}; it must be at least {LEAST_STRETCH:g}, so "

@@ -22,6 +22,7 @@ from tribody.engine import protocol
 from tribody.engine.build import build_engine
 from tribody.engine.engine import Engine
 from tribody.engine.machine import give_back_memory
+from tribody.engine.scripted import build_scripted
 
 SIGN_OF_LIFE_SECONDS = 1.0  # an idle engine says so this often; the server's watchdog listens
 
@@ -47,7 +48,10 @@ def main(arguments: list[str]) -> int:
         connection.sendall(protocol.frame(protocol.Opened(source, model_type)))
 
     try:
-        engine, info = build_engine(first.config, progress, opened)
+        if first.config.script is None:
+            engine, info = build_engine(first.config, progress, opened)
+        else:
+            engine, info = build_scripted(first.config, first.config.script, opened)
     except (BadInput, EngineFailed) as problem:
         failed = protocol.Failed(str(problem), bad_input=isinstance(problem, BadInput))
         connection.sendall(protocol.frame(failed))
