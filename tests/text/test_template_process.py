@@ -68,9 +68,10 @@ def test_templates_that_break_the_compiler_are_refused(source: str) -> None:
 def test_a_killed_process_is_replaced() -> None:
     subject = TemplateProcess("fine")
     for _ in range(2):
-        assert subject._child is not None
-        os.kill(subject._child.pid, signal.SIGKILL)
-        subject._child.wait()
+        child = subject._child._child
+        assert child is not None
+        os.kill(child.pid, signal.SIGKILL)
+        child.wait()
         with pytest.raises(TemplateFailed, match="exhausted its limits"):
             subject.render({}, NOW)
         assert subject.render({}, NOW) == "fine"
@@ -78,7 +79,7 @@ def test_a_killed_process_is_replaced() -> None:
 
 def test_the_process_ends_with_its_owner() -> None:
     subject = TemplateProcess("fine")
-    child = subject._child
+    child = subject._child._child
     assert child is not None
     del subject
     assert child.poll() is not None
