@@ -22,6 +22,8 @@ from tribody.text.chat_template import ChatTemplate
 from tribody.text.special_tokens import special_token_strings
 from tribody.text.template_engine import TemplateEngine
 from tribody.text.tokenizer import Tokenizer
+from tribody.text.tool_calls import CallArguments, CallStart
+from tribody.text.tool_formats.formats import tool_parser
 
 SOURCE = tokenizer_source()
 TOKENIZER = Tokenizer.from_source(SOURCE)
@@ -111,22 +113,54 @@ def test_results_of_tools_that_ran_side_by_side_are_one_turn() -> None:
 
 @pytest.mark.parametrize("thinking", [False, True])
 def test_an_answer_stands_in_the_next_prompt_as_it_was_generated(thinking: bool) -> None:
-    first = prompt('[[call: add {"a":1}]][[say: ok]]', thinking=thinking)
-    generated = text_of(events(request(first)))
-    thoughts, _, _ = generated.rpartition("</think>")
+    def asked(*more: Mapping[str, object]) -> str:
+        said = '[[call: add {"a":1}]][[say: ok]]'
+        return prompt(said, *more, thinking=thinking, tools=[ADD])
+
+    generated = text_of(events(request(asked())))
     call = {"function": {"name": "add", "arguments": '{"a":1}'}}
-    said = {"role": "assistant", "content": "ok", "tool_calls": [call]}
+    answered: dict[str, object] = {"role": "assistant", "content": "ok", "tool_calls": [call]}
     if thinking:
-        said["reasoning_content"] = thoughts
-    second = prompt('[[call: add {"a":1}]][[say: ok]]', said, {"role": "tool", "content": "2"})
-    assert second.startswith(first + generated + "<｜end▁of▁sentence｜>")
+        answered["reasoning_content"] = generated.partition("</think>")[0]
+    second = asked(answered, {"role": "tool", "content": "2"})
+    assert second.startswith(asked() + generated + "<｜end▁of▁sentence｜>")
 
 
-def test_what_the_prompt_has_begun_is_not_said_again() -> None:
-    assert text_of(events(request(prompt("Hi") + "You sa"))) == "id: Hi"
-    assert text_of(events(request(prompt("Hi") + "Well, "))) == "You said: Hi"
-    begun = prompt("Hi", thinking=True) + "The last"
-    assert text_of(events(request(begun))) == " message has 2 characters.</think>You said: Hi"
+def test_earlier_thinking_is_left_out_where_there_are_no_tools() -> None:
+    answered = {"role": "assistant", "content": "ok", "reasoning_content": "Hm."}
+    assert "Hm." not in prompt("Hi", answered, "Go on")
+    assert "<think>Hm.</think>ok" in prompt("Hi", answered, "Go on", tools=[ADD])
+
+
+@pytest.mark.parametrize(
+    ("begun", "wanted"),
+    [
+        ({"content": "You sa"}, "id: Hi"),
+        ({"content": "Well, "}, "You said: Hi"),
+        ({"content": "You", "reasoning_content": "Hm."}, " said: Hi"),
+        (
+            {"content": "", "reasoning_content": "The last"},
+            " message has 2 characters.</think>You said: Hi",
+        ),
+        ({"content": ""}, "You said: Hi"),
+    ],
+)
+def test_what_the_prompt_has_begun_is_not_said_again(begun: dict[str, object], wanted: str) -> None:
+    text = prompt("Hi", {"role": "assistant", "prefix": True, **begun}, thinking=True)
+    assert text.endswith(str(begun["content"] or begun.get("reasoning_content") or "</think>"))
+    assert text_of(events(request(text))) == wanted
+
+
+def test_calls_are_what_the_servers_parser_reads() -> None:
+    parser = tool_parser("deepseek_v3_1")
+    written = answer('[[say: ok]][[call: f {"a": [[1]]}]][[call: g]]')
+    assert [*parser.push(written), *parser.finish()] == [
+        "ok",
+        CallStart(0, "f"),
+        CallArguments(0, '{"a": [[1]]}'),
+        CallStart(1, "g"),
+        CallArguments(1, "{}"),
+    ]
 
 
 # --- answers ---------------------------------------------------------------------------------

@@ -60,6 +60,7 @@ class Order:
         followed.length += 1
         if token_id in self._restarts:
             followed.in_string = followed.escaped = False
+            followed.last_use.clear()  # an answer is the same with thinking before it
         elif followed.escaped:
             followed.escaped = False
         elif followed.in_string and token_id in self._backslash:

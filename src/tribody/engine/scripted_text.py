@@ -12,6 +12,8 @@ last round in the prefix cache:
     {"role":"user","content":"Go on"}
     <｜Assistant｜><think>
 
+Earlier thinking stands in it where there are tools, as in DeepSeek-V4's prompts.
+
 Traded away: an earlier answer that holds a line which looks like a message is read as one.
 """
 
@@ -46,15 +48,17 @@ _FIRST_LINE = BOS + '{"tools":'
 _ANSWER = f"\n{ASSISTANT}"
 
 TEMPLATE = """\
+{%- set place = namespace(open=add_generation_prompt) -%}
 {{- bos_token + {'tools': tools} | tojson(separators=[',', ':']) + '\\n' -}}
 {%- for message in messages -%}
   {%- if message['role'] != 'assistant' -%}
     {{- message | tojson(separators=[',', ':']) + '\\n' -}}
   {%- else -%}
-    {{- '<｜Assistant｜>' -}}
-    {%- if message['reasoning_content'] -%}{{- '<think>' + message['reasoning_content'] -}}
-    {%- endif -%}
-    {{- '</think>' + (message['content'] or '') -}}
+    {%- set begun = loop.last and message['prefix'] -%}
+    {%- set thought = message['reasoning_content'] if tools or begun else '' -%}
+    {%- set said = message['content'] or '' -%}
+    {{- '<｜Assistant｜>' + ('<think>' + thought if thought else '') -}}
+    {%- if said or not (begun and thought) -%}{{- '</think>' + said -}}{%- endif -%}
     {%- if message['tool_calls'] -%}
       {{- '<｜tool▁calls▁begin｜>' -}}
       {%- for call in message['tool_calls'] -%}
@@ -65,10 +69,12 @@ TEMPLATE = """\
       {%- endfor -%}
       {{- '<｜tool▁calls▁end｜>' -}}
     {%- endif -%}
-    {{- eos_token + '\\n' -}}
+    {%- if begun -%}{%- set place.open = false -%}
+    {%- else -%}{{- eos_token + '\\n' -}}
+    {%- endif -%}
   {%- endif -%}
 {%- endfor -%}
-{%- if add_generation_prompt -%}
+{%- if place.open -%}
   {{- '<｜Assistant｜>' + ('<think>' if thinking is defined and thinking else '</think>') -}}
 {%- endif -%}
 """
