@@ -25,7 +25,8 @@ from tribody.core.api_settings import Style
 from tribody.core.errors import TribodyError
 from tribody.server.auth import ANTHROPIC, OPEN_PATHS, authenticate
 from tribody.server.errors import HttpError, NoRoute, error_for
-from tribody.server.routes import GENERATING, ROUTES, label
+from tribody.server.openapi import openapi
+from tribody.server.routes import GENERATING, OPENAPI_PATH, ROUTES, label
 from tribody.server.service import Service
 from tribody.server.stream import ClientGone
 
@@ -43,6 +44,7 @@ def create_app(service: Service) -> Starlette:
         for route in ROUTES
         for path in route.paths
     ]
+    routes.append(Route(OPENAPI_PATH, openapi))
     app = Starlette(
         routes=routes,
         middleware=[Middleware(RequestBoundary, service=service)],

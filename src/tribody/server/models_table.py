@@ -128,6 +128,10 @@ class ModelsTable:
             )
         return served
 
+    def names(self) -> list[str]:
+        """Every name that answers."""
+        return sorted(self._by_name)
+
     def aliases_of(self, model: ServedModel) -> list[str]:
         names = (n for n, s in self._by_name.items() if s.model is model and n != model.model_id)
         return sorted(names)

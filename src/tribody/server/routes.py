@@ -105,10 +105,14 @@ ROUTES = (
     ),
 )
 
+OPENAPI_PATH = "/openapi.json"  # what is made from this table
+
 GENERATING = frozenset(path for route in ROUTES if route.generates for path in route.paths)
 
 _PARAMETER = re.compile(r"\{(\w+)(:path)?\}")
-_PLAIN = frozenset(p for route in ROUTES for p in route.paths if not _PARAMETER.search(p))
+_PLAIN = frozenset(p for route in ROUTES for p in route.paths if not _PARAMETER.search(p)) | {
+    OPENAPI_PATH
+}
 _WITH_ID = {
     p.partition("{")[0]: f"{p.partition('{')[0]}{{id}}"
     for route in ROUTES

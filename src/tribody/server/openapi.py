@@ -1,0 +1,217 @@
+"""GET /openapi.json: made from the types that decode requests and the table of limits.
+
+What a schema can say is said here, and a request that breaks it gets a 422 (400 in OpenAI's style);
+what it cannot say (fields that contradict each other, a context that is too short) gets a 400.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+from starlette.requests import Request as HttpRequest
+from starlette.responses import Response
+
+from tribody.core.sampling_ranges import LOGIT_BIAS_RANGE, Range
+from tribody.core.version import VERSION
+from tribody.server import limits
+from tribody.server.auth import OPEN_PATHS
+from tribody.server.errors import AnthropicError, ErrorBody
+from tribody.server.messages import ROLES
+from tribody.server.routes import ROUTES, ApiRoute
+from tribody.server.service import Service
+from tribody.server.thinking import EFFORTS, TYPES
+from tribody.server.tools import CHOICES, TOOL_NAME
+
+Schema = dict[str, Any]
+
+ERRORS = {
+    400: "The request cannot be served as it stands.",
+    401: "No key, a wrong one, or more than one.",
+    404: "There is no such route or model.",
+    405: "The route does not allow the method.",
+    408: "The request arrived too slowly.",
+    413: "The body is too large.",
+    422: "A value has a wrong type or is out of its range.",
+    429: "The caller has too many requests under way.",
+    431: "The headers are too large.",
+    500: "The server made a mistake.",
+    503: "There is no room now, or the server is about to end.",
+}
+
+_TEXT: Schema = {"maxLength": limits.MAX_NAME_CHARACTERS}
+_STOPS: Schema = {"maxItems": limits.MAX_STOPS}
+# What types do not say, by type and field: merged into each alternative that it fits.
+CONSTRAINTS: dict[str, dict[str, Schema]] = {
+    "ChatRequest": {
+        "messages": {"minItems": 1, "maxItems": limits.MAX_MESSAGES},
+        "reasoning_effort": {"enum": list(EFFORTS)},
+        "tools": {"maxItems": limits.MAX_TOOLS},
+        "tool_choice": {"enum": list(CHOICES)},
+    },
+    "TokenizeRequest": {
+        "messages": {"minItems": 1, "maxItems": limits.MAX_MESSAGES},
+        "reasoning_effort": {"enum": list(EFFORTS)},
+        "tools": {"maxItems": limits.MAX_TOOLS},
+    },
+    "CompletionRequest": {"prompt": {"minItems": 1, "maxItems": limits.MAX_PROMPTS}},
+    "ChatMessage": {
+        "role": {"enum": list(ROLES)},
+        "content": {"maxItems": limits.MAX_PARTS},
+        "name": _TEXT,
+        "tool_call_id": _TEXT,
+        "tool_calls": {"maxItems": limits.MAX_TOOL_CALLS},
+    },
+    "ContentPart": {"type": {"enum": ["text"]}},
+    "FunctionTool": {
+        "name": {"pattern": f"^{TOOL_NAME.pattern}$"},
+        "description": {"maxLength": limits.MAX_TOOL_DESCRIPTION},
+    },
+    "Tool": {"type": {"enum": ["function"]}},
+    "NamedTool": {"type": {"enum": ["function"]}},
+    "ThinkingSwitch": {"type": {"enum": list(TYPES)}},
+}
+SHARED: dict[str, Schema] = {
+    "stop": _STOPS,
+    "stop_token_ids": {"maxItems": limits.MAX_STOP_TOKEN_IDS},
+    "user": {"maxLength": limits.MAX_USER_BYTES},
+    "user_id": {"maxLength": limits.MAX_USER_BYTES},
+}
+# Of every request that has the field.
+KEYWORDS = {
+    "maxItems": "array",
+    "minItems": "array",
+    "maxLength": "string",
+    "minLength": "string",
+    "pattern": "string",
+    "enum": "string",
+    "maxProperties": "object",
+    "minimum": "number",
+    "maximum": "number",
+    "exclusiveMinimum": "number",
+}
+# Which alternative of a field a keyword is about.
+
+
+async def openapi(http: HttpRequest) -> Response:
+    """The endpoint."""
+    service: Service = http.app.state.service
+    return Response(msgspec.json.encode(document(service)), media_type="application/json")
+
+
+def document(service: Service) -> Schema:
+    """The API as this server serves it: its models' names, and keys if it asks for them."""
+    names = service.models.names()
+    document: Schema = {
+        "openapi": "3.1.0",
+        "info": {"title": "tribody", "version": VERSION},
+        "paths": {},
+        "components": {"schemas": _components(names)},
+    }
+    if service.keys is not None:
+        document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+    for route in ROUTES:
+        for path in route.paths:
+            shown = re.sub(r"\{(\w+):path\}", r"{\1}", path)
+            operation = _operation(route, path, names, has_keys=service.keys is not None)
+            document["paths"].setdefault(shown, {})[route.method.lower()] = operation
+    return document
+
+
+# --- operations ------------------------------------------------------------------------------
+
+
+def _operation(route: ApiRoute, path: str, names: list[str], *, has_keys: bool) -> Schema:
+    operation: Schema = {"summary": route.summary, "responses": dict(_responses(route, path))}
+    if route.request is not None:
+        content = {"application/json": {"schema": _reference(route.request)}}
+        operation["requestBody"] = {"required": True, "content": content}
+    if "{" in path:
+        schema = {"type": "string", "enum": names}
+        parameter = {"name": "model_id", "in": "path", "required": True, "schema": schema}
+        operation["parameters"] = [parameter]
+    if has_keys and path not in OPEN_PATHS:
+        operation["security"] = [{"key": []}]
+    return operation
+
+
+def _responses(route: ApiRoute, path: str) -> Iterator[tuple[str, Schema]]:
+    content: Schema = {"text/plain": {"schema": {"type": "string"}}}
+    if route.response is not None:
+        content = {"application/json": {"schema": _reference(route.response)}}
+    if route.event is not None:
+        content["text/event-stream"] = {"schema": {"type": "string"}}
+    yield "200", {"description": "The answer.", "content": content}
+    error = AnthropicError if path.startswith("/anthropic/") else ErrorBody
+    for status, meaning in ERRORS.items():
+        shape = route.response if status == 503 and path == "/readyz" else error
+        assert shape is not None
+        described = {"application/json": {"schema": _reference(shape)}}
+        yield str(status), {"description": meaning, "content": described}
+
+
+def _reference(kind: type[msgspec.Struct]) -> Schema:
+    return {"$ref": f"#/components/schemas/{kind.__name__}"}
+
+
+# --- schemas ---------------------------------------------------------------------------------
+
+
+def _components(names: list[str]) -> Schema:
+    kinds: list[type[msgspec.Struct]] = [ErrorBody, AnthropicError]
+    for route in ROUTES:
+        kinds += [kind for kind in (route.request, route.response, route.event) if kind]
+    _, components = msgspec.json.schema_components(
+        kinds, schema_hook=_anything, ref_template="#/components/schemas/{name}"
+    )
+    for route in ROUTES:
+        if route.request is not None:
+            _constrain_request(components[route.request.__name__], names)
+    for name, fields in CONSTRAINTS.items():
+        for field, constraint in fields.items():
+            if name in components:
+                _constrain(components[name]["properties"][field], constraint)
+    return components
+
+
+def _anything(kind: type) -> Schema:
+    """`object`: any JSON.  (msgspec takes no empty schema.)"""
+    if kind is object:
+        return {"description": "Any JSON."}
+    raise NotImplementedError
+
+
+def _constrain_request(schema: Schema, names: list[str]) -> None:
+    properties = schema["properties"]
+    properties["model"] = {"type": "string", "enum": names}
+    for field, constraint in SHARED.items():
+        if field in properties:
+            _constrain(properties[field], constraint)
+    if "stop" in properties:
+        text: Schema = {"minLength": 1, "maxLength": limits.MAX_STOP_CHARACTERS}
+        for alternative in properties["stop"]["anyOf"]:
+            _constrain(alternative.get("items", alternative), text)
+    for field, bounds in limits.NUMBERS.items():
+        if field in properties:
+            _constrain(properties[field], _of_range(bounds))
+    if "logit_bias" in properties:
+        _constrain(properties["logit_bias"], {"maxProperties": limits.MAX_LOGIT_BIASES})
+        for alternative in properties["logit_bias"]["anyOf"]:
+            if alternative["type"] == "object":
+                _constrain(alternative["additionalProperties"], _of_range(LOGIT_BIAS_RANGE))
+
+
+def _of_range(bounds: Range) -> Schema:
+    lower = "exclusiveMinimum" if bounds.exclusive_minimum else "minimum"
+    return {lower: bounds.minimum, "maximum": bounds.maximum}
+
+
+def _constrain(schema: Schema, constraint: Schema) -> None:
+    """Add each keyword to the alternatives whose type it is about; null stays allowed."""
+    for alternative in schema.get("anyOf", [schema]):
+        for keyword, value in constraint.items():
+            kind = alternative.get("type")
+            if KEYWORDS[keyword] == ("number" if kind == "integer" else kind):
+                alternative[keyword] = value

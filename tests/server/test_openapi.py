@@ -1,0 +1,54 @@
+"""/openapi.json says what validation does: bounds, names, counts, and which statuses there are."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx2
+import pytest
+
+from tribody.server.limits import NUMBERS
+from tribody.server.routes import ROUTES
+
+
+@pytest.fixture
+def document(http: httpx2.Client) -> dict[str, Any]:
+    answer = http.get("/openapi.json")
+    assert answer.status_code == 200
+    return answer.json()
+
+
+def test_every_route_is_described(document: dict[str, Any]) -> None:
+    shown = {path.replace(":path}", "}") for route in ROUTES for path in route.paths}
+    assert set(document["paths"]) == shown
+    for path, methods in document["paths"].items():
+        for operation in methods.values():
+            assert {"200", "400", "422", "503"} <= set(operation["responses"]), path
+
+
+def test_every_reference_leads_somewhere(document: dict[str, Any]) -> None:
+    def references(value: object) -> list[str]:
+        if isinstance(value, dict):
+            own = [value["$ref"]] if isinstance(value.get("$ref"), str) else []
+            return own + [r for item in value.values() for r in references(item)]
+        if isinstance(value, list):
+            return [r for item in value for r in references(item)]
+        return []
+
+    names = {f"#/components/schemas/{name}" for name in document["components"]["schemas"]}
+    assert set(references(document)) <= names
+
+
+@pytest.mark.parametrize("name", sorted(NUMBERS))
+def test_bounds_are_the_limits(document: dict[str, Any], name: str) -> None:
+    request = "CompletionRequest" if name in ("logprobs", "best_of") else "ChatRequest"
+    field = document["components"]["schemas"][request]["properties"][name]
+    number = next(a for a in field["anyOf"] if a["type"] in ("integer", "number"))
+    assert number["maximum"] == NUMBERS[name].maximum
+    assert number.get("minimum", number.get("exclusiveMinimum")) == NUMBERS[name].minimum
+
+
+def test_models_are_those_that_answer(document: dict[str, Any]) -> None:
+    request = document["components"]["schemas"]["ChatRequest"]
+    assert request["properties"]["model"]["enum"] == ["deepseek-chat", "scripted"]
+    assert set(request["required"]) == {"model", "messages"}
