@@ -8,7 +8,7 @@ from tribody.core.request import StepPlan, StepResult
 
 
 class Executor(Protocol):
-    """What carries out a plan; `ModelExecutor` with a real model, a script in scheduler tests."""
+    """What carries out a plan; `ModelExecutor` with a model, `ScriptedExecutor` without."""
 
     def run(self, plan: StepPlan) -> StepResult:
         """Copy pages, compute every chunk and draw the plan's tokens, in the order of its slots.

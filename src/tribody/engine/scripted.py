@@ -52,6 +52,7 @@ TOKEN_BYTES = 1024  # what a token is said to take of --kv-memory, so that memor
 SURE = 80.0
 # Nats between a scripted token and any other.  At temperature 2 the other 280 together have 1e-15
 # of the probability; a logit_bias of -100 still forbids a token and one of 100 forces one.
+UNREADABLE = 10.0  # nats below the others: what stands in for a forbidden token can be read
 STEP_DOWN = 40.0  # nats between tokens that a grammar chooses among: the first is as sure
 
 RANDOM = -1  # in a script: a letter that the sampler draws
@@ -105,9 +106,9 @@ class ScriptedExecutor:
         self._sleep, self._die = sleep, die
         (self._end,) = tokenizer.eos_token_ids
         self._order = Order(tokenizer, self._end)
-        ranked = self._order.plain()
-        self._unscripted = np.empty(tokenizer.vocab_size, np.float32)  # unlikely, by rank
-        self._unscripted[ranked] = -SURE - 0.01 * np.arange(len(ranked))
+        self._unscripted = np.full(tokenizer.vocab_size, -SURE - UNREADABLE, np.float32)
+        readable = self._order.ordinary
+        self._unscripted[readable] = -SURE - 0.01 * np.arange(len(readable))
         self._letters = tokenizer.encode(LETTERS, add_special_tokens=False)
         self._known: OrderedDict[str, _Known] = OrderedDict()
 

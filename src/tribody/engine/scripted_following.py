@@ -50,8 +50,8 @@ class Order:
         self._restarts = frozenset(ids(_RESTARTS))
         self._ends = [eos_token_id, *ids(_ENDS)]
         self._closers = ids(_CLOSERS)
-        self._ordinary = ids(dict.fromkeys(_ORDINARY))
-        known = {*self._ends, *self._closers, *self._ordinary, *self._quote}
+        self.ordinary = ids(dict.fromkeys(_ORDINARY))  # digits and letters
+        known = {*self._ends, *self._closers, *self.ordinary, *self._quote}
         self._rest = [i for i in range(tokenizer.vocab_size) if i not in known]
 
     def take(self, followed: Followed, token_id: int) -> None:
@@ -68,15 +68,11 @@ class Order:
         elif token_id in self._quote:
             followed.in_string = not followed.in_string
 
-    def plain(self) -> list[int]:
-        """All token ids, readable ones first: what stands in for a token that is forbidden."""
-        return [*self._ordinary, *self._closers, *self._quote, *self._rest, *self._ends]
-
     def ranked(self, followed: Followed) -> list[int]:
         """All token ids, the one to be wished for first."""
         used = followed.last_use
         # Sorting is stable: among those not used yet the given order stays.
-        ordinary = sorted(self._ordinary, key=lambda i: used.get(i, -1))
+        ordinary = sorted(self.ordinary, key=lambda i: used.get(i, -1))
         if followed.in_string:
             return [*self._quote, *ordinary, *self._closers, *self._rest, *self._ends]
         return [*self._ends, *self._closers, *self._quote, *ordinary, *self._rest]
