@@ -197,7 +197,8 @@ def test_roles_parts_and_tool_history(http: httpx2.Client, running: RunningServe
     text = running.engine.tokenizer.decode(ids, skip_special_tokens=False)
     assert "<|im_start|>system\nBe brief." in text
     assert "<|im_start|>user\nab<|im_end|>" in text
-    assert "<|im_start|>tool\n42" in text
+    assert '<tool_call>\n{"name": "f", "arguments": {}}\n</tool_call>' in text
+    assert "<|im_start|>user\n<tool_response>\n42\n</tool_response>" in text
     assert "secret" not in text
 
 
