@@ -205,6 +205,11 @@ def test_thinking_can_be_set_apart_from_what_is_said() -> None:
     assert answer(said) == "Yes."
 
 
+def test_directives_have_a_number() -> None:
+    assert answer("[[say: [a]]" * 3) == "[a[a[a"
+    assert answer("[[say: a]]" * 65) == "a" * 64
+
+
 def test_prompt_shows_the_prompt() -> None:
     shown = prompt({"role": "system", "content": "S"}, "[[prompt]]")
     assert text_of(events(request(shown))) == shown
@@ -282,6 +287,8 @@ def test_arguments_follow_the_schema() -> None:
     }
     endless: dict[str, object] = {"type": "object", "properties": {"next": {"$ref": "#"}}}
     json.dumps(Filler("").arguments(endless))
+    wide = {"type": "object", "properties": {c: {"$ref": "#"} for c in "abcdefghij"}}
+    assert len(json.dumps(Filler("").arguments(wide))) < 1_000_000
     assert Filler("").arguments(None) == {}
 
 

@@ -72,6 +72,7 @@ _NAMES = ("say", "think", "call", "count", "repeat", "random", "raw", "prompt")
 _DIRECTIVE = re.compile(rf"\[\[({'|'.join([*_NAMES, *get_args(FaultKind)])})(?::|(?=\]\]))")
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 _MAX_COUNT = 1 << 20  # more words or letters than any context holds
+MOST_DIRECTIVES = 64  # each may take a look at all of the text
 _MAX_HANG_SECONDS = 3600.0
 
 FAULTS_ARE_OFF = "Failures are off; start the server with scripted:faults."
@@ -99,10 +100,10 @@ def answer(conversation: Conversation, *, faults: bool) -> list[Part]:
 
 
 def _directives(said: str) -> list[Directive]:
-    """All directives of a message, in their order; text around them says nothing."""
+    """The first directives of a message, in their order; text around them says nothing."""
     found: list[Directive] = []
     place = 0
-    while (match := _DIRECTIVE.search(said, place)) is not None:
+    while (match := _DIRECTIVE.search(said, place)) and len(found) < MOST_DIRECTIVES:
         end = _end(said, match.end())
         if end is None:
             break

@@ -28,6 +28,7 @@ _FORMATS = {
 }
 _MAX_DEPTH = 16  # of a schema that refers to itself
 _MAX_ITEMS = 64
+_MAX_VALUES = 10_000  # of one answer, whose schemas a stranger may have written
 
 Schema = Mapping[str, object]
 
@@ -43,6 +44,7 @@ class Filler:
     def __init__(self, text: str) -> None:
         words = quoted(text)
         rest = _QUOTED.sub(" ", text)
+        self._num_left = _MAX_VALUES
         self._words = words + _NAME.findall(rest)
         self._numbers = [float(n) if "." in n else int(n) for n in _NUMBER.findall(rest)]
 
@@ -53,7 +55,8 @@ class Filler:
         return self._value(schema, schema, "", 0) if schema else {}
 
     def _value(self, schema: object, root: Schema, name: str, depth: int) -> object:
-        if not isinstance(schema, Mapping) or depth > _MAX_DEPTH:
+        self._num_left -= 1
+        if not isinstance(schema, Mapping) or depth > _MAX_DEPTH or self._num_left < 0:
             return None
         if "const" in schema:
             return schema["const"]
