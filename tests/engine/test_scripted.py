@@ -24,6 +24,7 @@ from tribody.text.template_engine import TemplateEngine
 from tribody.text.tokenizer import Tokenizer
 from tribody.text.tool_calls import CallArguments, CallStart
 from tribody.text.tool_formats.formats import tool_parser
+from tribody.text.tool_messages import ToolUse
 
 SOURCE = tokenizer_source()
 TOKENIZER = Tokenizer.from_source(SOURCE)
@@ -45,7 +46,7 @@ ADD = tool("add", a={"type": "integer"}, b={"type": "number"})
 def prompt(*messages: Mapping[str, object] | str, thinking: bool = False, **more: object) -> str:
     """The rendered prompt; a plain string is the user's."""
     listed = [{"role": "user", "content": m} if isinstance(m, str) else m for m in messages]
-    return CHAT.render(listed, add_generation_prompt=True, thinking=thinking, **more)  # type: ignore[arg-type]
+    return CHAT.prompt(listed, thinking=thinking, **more)  # type: ignore[arg-type]
 
 
 def request(text: str, name: str = "r", n: int = 1, **sampling: object) -> Request:
@@ -142,13 +143,16 @@ def test_earlier_thinking_is_left_out_where_there_are_no_tools() -> None:
             {"content": "", "reasoning_content": "The last"},
             " message has 2 characters.</think>You said: Hi",
         ),
-        ({"content": ""}, "You said: Hi"),
     ],
 )
 def test_what_the_prompt_has_begun_is_not_said_again(begun: dict[str, object], wanted: str) -> None:
     text = prompt("Hi", {"role": "assistant", "prefix": True, **begun}, thinking=True)
-    assert text.endswith(str(begun["content"] or begun.get("reasoning_content") or "</think>"))
+    assert text.endswith(str(begun["content"] or begun["reasoning_content"]))
     assert text_of(events(request(text))) == wanted
+
+
+def test_the_template_is_found_to_write_calls_as_v3_1_does() -> None:
+    assert CHAT.tool_use == ToolUse("deepseek_v3_1", writes_tools=True, writes_calls=True)
 
 
 def test_calls_are_what_the_servers_parser_reads() -> None:

@@ -48,17 +48,14 @@ _FIRST_LINE = BOS + '{"tools":'
 _ANSWER = f"\n{ASSISTANT}"
 
 TEMPLATE = """\
-{%- set place = namespace(open=add_generation_prompt) -%}
 {{- bos_token + {'tools': tools} | tojson(separators=[',', ':']) + '\\n' -}}
 {%- for message in messages -%}
   {%- if message['role'] != 'assistant' -%}
     {{- message | tojson(separators=[',', ':']) + '\\n' -}}
   {%- else -%}
-    {%- set begun = loop.last and message['prefix'] -%}
-    {%- set thought = message['reasoning_content'] if tools or begun else '' -%}
-    {%- set said = message['content'] or '' -%}
+    {%- set thought = message['reasoning_content'] if tools else '' -%}
     {{- '<｜Assistant｜>' + ('<think>' + thought if thought else '') -}}
-    {%- if said or not (begun and thought) -%}{{- '</think>' + said -}}{%- endif -%}
+    {{- '</think>' + (message['content'] or '') -}}
     {%- if message['tool_calls'] -%}
       {{- '<｜tool▁calls▁begin｜>' -}}
       {%- for call in message['tool_calls'] -%}
@@ -69,12 +66,10 @@ TEMPLATE = """\
       {%- endfor -%}
       {{- '<｜tool▁calls▁end｜>' -}}
     {%- endif -%}
-    {%- if begun -%}{%- set place.open = false -%}
-    {%- else -%}{{- eos_token + '\\n' -}}
-    {%- endif -%}
+    {{- eos_token + '\\n' -}}
   {%- endif -%}
 {%- endfor -%}
-{%- if place.open -%}
+{%- if add_generation_prompt -%}
   {{- '<｜Assistant｜>' + ('<think>' if thinking is defined and thinking else '</think>') -}}
 {%- endif -%}
 """
