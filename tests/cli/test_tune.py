@@ -98,7 +98,7 @@ def test_the_bundled_reasoner_is_given_its_own_tasks() -> None:
     built = build(config)
     prompts = tune.prompts(built, config, None)
     texts = [built.tokenizer.decode(ids, skip_special_tokens=True) for ids in prompts]
-    assert len(prompts) == tune.NUM_PROMPTS
+    assert len(prompts) == tune.NUM_TASKS
     assert not any("sea" in text for text in texts)
 
 

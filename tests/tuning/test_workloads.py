@@ -55,6 +55,19 @@ def test_every_phase_has_a_time_and_leaves_no_page(work: Workloads) -> None:
     assert str(STREAMS) in work.unit("throughput")
 
 
+def test_a_stream_ends_where_its_text_does(
+    work: Workloads, config: EngineConfig, built: BuiltEngine
+) -> None:
+    """What a model says after its end is no work of a user's; but a text must have some length."""
+    events = work._run([work._request(0, len(PROMPTS[0]), 40)])
+    drawn = [token for event in events for token in event.token_ids]
+    for place, token in enumerate(drawn):
+        if token not in drawn[:place]:
+            ended = replace(built, eos_token_ids=frozenset({token}))
+            count = Workloads(ended, config, PROMPTS[:1])._decode(32)[1]
+            assert count == (place if 8 <= place <= 32 else 32)
+
+
 def test_settings_are_in_force_while_they_are_timed(work: Workloads) -> None:
     work.seconds({"num_threads": 1, "spin_us": 0}, "prefill")
     assert (_native.num_threads(), _native.tunable("spin_us")) == (1, 0)

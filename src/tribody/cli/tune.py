@@ -39,8 +39,9 @@ from tribody.tuning.workloads import Workloads
 
 BUSY = 0.05  # of the time; above this a result is that of a busy machine
 PIPED_WIDTH = 120
-NUM_PROMPTS = 2
-PROMPT_TOKENS = 128  # of each part of a --text
+NUM_TASKS = 26  # two of each of mini-r1's; each is answered in some 40 tokens
+NUM_PARTS = 2  # of a --text
+PROMPT_TOKENS = 128  # of each part
 PASSAGE = (
     "The harbour of Port Allen was built in 1871 by a company of stone masons from the north. "
     "For forty years it was the only safe landing on the western coast, and every ship that "
@@ -49,8 +50,7 @@ PASSAGE = (
 )
 QUESTIONS = (
     "Explain in a few sentences why the sea looks blue and why it is salty.",
-    f"{PASSAGE}\n\nSummarise this text in two sentences, and quote the sentence that says why the "
-    "wall was not rebuilt.",
+    f"Copy the following text exactly, then summarise it in one sentence.\n\n{PASSAGE}",
 )
 
 
@@ -121,15 +121,15 @@ def prompts(built: BuiltEngine, config: EngineConfig, text: Path | None) -> list
     bundled reasoner gets its own tasks, and others a question and a quotation, or --text."""
     if text is not None:
         ids = built.tokenizer.encode(text_file(text).text, add_special_tokens=True)
-        if len(ids) < NUM_PROMPTS:
+        if len(ids) < NUM_PARTS:
             raise BadConfig(f"--text {text}: is too short")
-        size = min(PROMPT_TOKENS, len(ids) // NUM_PROMPTS)
-        return [ids[i * size : (i + 1) * size] for i in range(NUM_PROMPTS)]
+        size = min(PROMPT_TOKENS, len(ids) // NUM_PARTS)
+        return [ids[i * size : (i + 1) * size] for i in range(NUM_PARTS)]
     questions: tuple[str, ...] = QUESTIONS
     items = bundled_file()
     if Path(config.model_path).parent == bundled.root() and items is not None:
         short = [item for item in read_items(items) if len(item.prompt) < 400]
-        questions = tuple(item.prompt for item in choose(short, NUM_PROMPTS))
+        questions = tuple(item.prompt for item in choose(short, NUM_TASKS))
     template = chat_template_for(built.tokenizer_source, built.info.model_type)
     if template is None:
         return [built.tokenizer.encode(q, add_special_tokens=True) for q in questions]

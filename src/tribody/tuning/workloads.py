@@ -5,7 +5,9 @@ engine make another engine over the same weights and pages, which is kept with w
 has learned.  Engines take turns, so nothing of one may be found in another's pages: every request
 has a prefix cache of its own.
 
-Lengths follow from the model's speed, so that a timing takes some tenths of a second.
+Lengths follow from the model's speed, so that a timing takes some tenths of a second.  A stream
+ends where the model ends its text: what would come after that no user sees, and no draft guesses
+it.  An engine runs its first workload twice, since speculation has to learn what it is worth.
 """
 
 from __future__ import annotations
@@ -38,11 +40,13 @@ UNITS = {
 }
 STREAMS = 16
 TARGET_SECONDS = 0.25  # of one timing: long beside the scheduler's slices, short beside drift
-DECODE_TOKENS = (8, 256)
+DECODE_TOKENS = (8, 1024)
+TEXT_TOKENS = 32  # of one text, where there are several: a few tell nothing of its drafts
 PREFILL_TOKENS = (2048, 1024, 512, 256, 128, 64, 32)
 SHORT_PROMPT = 32  # of the throughput's streams, and of what runs before a timing
 CHECKED_ROWS = 96  # of a prompt, whose logits are compared
-CHECKED_TOKENS = 24  # generated, likewise
+CHECKED_TEXTS = 3  # of different lengths, that are gone on from
+CHECKED_TOKENS = 24  # generated after each, likewise
 
 
 @dataclass(frozen=True)
@@ -75,7 +79,10 @@ class Workloads:
         self._cores = physical_cores()
         self._numbers = itertools.count()
         self._engines: dict[tuple[object, ...], Engine] = {}
+        self._warm: set[tuple[Engine, str]] = set()  # engines that have run a phase
         self._engine = self._apply({})
+        self._ends = True
+        self._ends = self._decode(TEXT_TOKENS)[1] >= DECODE_TOKENS[0]
         self._expected: Results | None = None
         self._wall_seconds = self._cpu_seconds = 0.0
         self.lengths = Lengths()
@@ -85,6 +92,9 @@ class Workloads:
         """Of one unit of the phase."""
         self._engine = self._apply(settings)
         self._run([self._request(0, SHORT_PROMPT, 2)])  # threads are made, memory is warm
+        if (self._engine, phase) not in self._warm:
+            self._warm.add((self._engine, phase))
+            self._timed(phase)
         wall, cpu = time.perf_counter(), time.thread_time()
         seconds = self._timed(phase)
         self._wall_seconds += time.perf_counter() - wall
@@ -98,7 +108,8 @@ class Workloads:
 
     def _timed(self, phase: str) -> float:
         if phase == "decode":
-            return self._decode(self.lengths.decode)
+            seconds, count = self._decode(self.lengths.decode)
+            return seconds / count
         if phase == "prefill":
             return self._prefill(self.lengths.prefill)
         return self._throughput(self.lengths.streams)
@@ -158,12 +169,14 @@ class Workloads:
 
     # ---- runs
 
-    def _request(self, prompt: int, length: int, tokens: int, logprobs: int = -1) -> Request:
+    def _request(
+        self, prompt: int, length: int, tokens: int, logprobs: int = -1, *, ends: bool = False
+    ) -> Request:
         source = self._prompts[prompt % len(self._prompts)]
         number = next(self._numbers)
         ids = list(itertools.islice(itertools.cycle(source), length))
         sampling = SamplingParams(
-            max_tokens=tokens, temperature=0.0, ignore_eos=True, num_logprobs=logprobs
+            max_tokens=tokens, temperature=0.0, ignore_eos=not ends, num_logprobs=logprobs
         )
         return Request(
             id=f"{number}", prompt_token_ids=ids, sampling=sampling, cache_salt=f"{number}"
@@ -181,17 +194,19 @@ class Workloads:
             raise EngineFailed(f"tuning: {failed[0]}")
         return events
 
-    def _decode(self, tokens: int) -> float:
-        """Each prompt in turn; from its first token to its last."""
+    def _decode(self, tokens: int) -> tuple[float, int]:
+        """Seconds and tokens of some prompts in turn, each from its first token to its last."""
         seconds, count = 0.0, 0
-        for index, prompt in enumerate(self._prompts):
-            self._engine.submit(self._request(index, len(prompt), tokens // len(self._prompts) + 1))
+        prompts = self._prompts[: max(1, tokens // TEXT_TOKENS)]
+        each = tokens // len(prompts) + 1
+        for index, prompt in enumerate(prompts):
+            self._engine.submit(self._request(index, len(prompt), each, ends=self._ends))
             while not self._engine.step():
                 pass
             started = time.perf_counter()
             count += sum(len(event.token_ids) for event in self._run([]))
             seconds += time.perf_counter() - started
-        return seconds / count
+        return seconds, count
 
     def _prefill(self, length: int) -> float:
         started = time.perf_counter()
@@ -210,7 +225,7 @@ class Workloads:
         pieces = self._built.executor.logit_chunks(ids, 0, self._config.kv_format)
         logits = np.concatenate([piece.copy() for _, piece in pieces])
         longest = min(self.lengths.prefill, 4 * rows)
-        lengths = [longest, *(longest // (2 + index) for index in range(len(self._prompts)))]
+        lengths = [longest // (1 + index) for index in range(CHECKED_TEXTS)]
         requests = [
             self._request(index, max(1, length), CHECKED_TOKENS, logprobs=0)
             for index, length in enumerate(lengths)
@@ -229,7 +244,8 @@ class Workloads:
         """From runs under the defaults, the better of two of each: the first one warms up."""
         most = self._built.info.max_context_tokens
         pages = self._built.info.num_pages * self._built.info.page_size
-        token = min(self._decode(DECODE_TOKENS[0]) for _ in range(2))
+        runs = [self._decode(TEXT_TOKENS) for _ in range(2)]
+        token = min(seconds / count for seconds, count in runs)
         longest_prompt = max(len(prompt) for prompt in self._prompts)
         decode = min(int(TARGET_SECONDS / token), DECODE_TOKENS[1], most - longest_prompt - 1)
         prefill = PREFILL_TOKENS[-1]
