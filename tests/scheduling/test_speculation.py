@@ -219,10 +219,10 @@ def test_steps_that_were_not_timed_teach_nothing() -> None:
 
 def test_holes_in_the_drafters_keys_are_the_sequences_own_affair() -> None:
     policy, record = Speculation(MTP, 4), Record()
-    before = policy.rate("mtp", 0, 0)
+    before = policy.chances(Offer("mtp", 0, [7]), Record())
     for _ in range(50):
         policy.learn(Offer("mtp", 0, [1]), record, 0, usual=False)
-    assert policy.rate("mtp", 0, 0) == before
+    assert policy.chances(Offer("mtp", 0, [7]), Record()) == before
     assert record.ratio < 0.2
     assert policy.share_out([(Offer("mtp", 0, [1]), record)], 8) == [0]
 

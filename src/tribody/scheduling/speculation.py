@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Final
 
 from tribody.core.config import DraftSource
@@ -98,7 +99,7 @@ class Speculation:
         self.drafter_runs = False
         self._trial = False  # the drafter ran in the last step to have its drafts tried in this one
         self._rates = {
-            (source, grade): [_Rate(guess) for _ in range(DEEPEST + 1)]
+            (source, grade): _by_depth(guess, max_drafts)
             for (source, grade), guess in FIRST_GUESS.items()
         }
         self._module_rates = self._rates["mtp", 0]
@@ -129,11 +130,8 @@ class Speculation:
         load.rest -= 1
         return True
 
-    def rate(self, source: DraftSource, grade: int, depth: int) -> float:
-        """How often this source's draft number `depth` is right if those before it were."""
-        return self._rates_of(source, grade)[min(depth, DEEPEST)].value
-
     def _rates_of(self, source: DraftSource, grade: int) -> list[_Rate]:
+        """By depth, how often this source's drafts are right if those before them were."""
         return self._rates[source, grade if grade < LONGEST_GRADE else LONGEST_GRADE]
 
     def chances(self, offer: Offer, record: Record) -> list[float]:
@@ -141,7 +139,7 @@ class Speculation:
         chance, ratio, chances = 1.0, record.ratio, []
         rates = self._rates_of(offer.source, offer.grade)
         for depth in range(len(offer.token_ids)):
-            own = rates[depth if depth < DEEPEST else DEEPEST].value * ratio
+            own = rates[depth].value * ratio
             if own < 1.0:
                 chance *= own
             chances.append(chance)
@@ -178,10 +176,7 @@ class Speculation:
         To be asked also where a look-up that was allowed has found nothing.
         """
         load, num_decoding = self._now, self._num_decoding
-        if len(offers) == 1:
-            counts = self._share_of_one(*offers[0], room)
-        else:
-            counts = self._share_of_many(offers, room)
+        counts = self._likeliest(offers, room)
         for (_, record), count in zip(offers, counts, strict=True):
             if not count:
                 record.forgive()
@@ -198,36 +193,23 @@ class Speculation:
         self._trial = False
         return counts
 
-    def _share_of_one(self, offer: Offer, record: Record, room: int) -> list[int]:
-        """The same without a list of all chances: the usual case, in a quarter of the time."""
-        rates, ratio = self._rates_of(offer.source, offer.grade), record.ratio
-        count, chance = 0, 1.0
+    def _likeliest(self, offers: Sequence[tuple[Offer, Record]], room: int) -> list[int]:
+        """As many drafts of each offer as raise the step's expected tokens per second."""
+        counts = [0] * len(offers)
+        ranked = [
+            (chance, index)
+            for index, (offer, record) in enumerate(offers)
+            for chance in self.chances(offer, record)
+        ]
+        if len(offers) > 1:  # those of one are in order
+            ranked.sort(key=itemgetter(0), reverse=True)
         tokens, seconds, row = float(self._num_decoding), self._base, self._row
         dear = self._gain * row
-        for depth in range(min(len(offer.token_ids), room)):
-            own = rates[depth if depth < DEEPEST else DEEPEST].value * ratio
-            if own < 1.0:
-                chance *= own
+        for chance, index in ranked[:room]:
             if chance * seconds <= dear * tokens:
                 break
-            count += 1
-            tokens += chance
-            seconds += row
-        return [count]
-
-    def _share_of_many(self, offers: Sequence[tuple[Offer, Record]], room: int) -> list[int]:
-        counts = [0] * len(offers)
-        ranked = sorted(
-            (-chance, depth, index)
-            for index, (offer, record) in enumerate(offers)
-            for depth, chance in enumerate(self.chances(offer, record))
-        )
-        tokens, seconds, row = float(self._num_decoding), self._base, self._row
-        for negative, _, index in ranked[:room]:
-            if -negative * seconds <= self._gain * row * tokens:
-                break
             counts[index] += 1
-            tokens -= negative
+            tokens += chance
             seconds += row
         return counts
 
@@ -245,7 +227,7 @@ class Speculation:
         best, passes = 0.0, 0
         tokens, chance, seconds = 1.0, 1.0, base
         for depth in range(self.max_drafts):
-            own = self._module_rates[depth if depth < DEEPEST else DEEPEST].value * skill
+            own = self._module_rates[depth].value * skill
             if own < 1.0:
                 chance *= own
             if chance * (base + depth * rows) <= self._gain * rows * tokens:
@@ -283,7 +265,7 @@ class Speculation:
             self._now.found += (saved - cost) / FRUITLESS_LOOK_UPS
         hits, expected = record.hits, record.expected
         for depth in range(min(num_right + 1, len(offer.token_ids))):
-            rate, hit = rates[depth if depth < DEEPEST else DEEPEST], depth < num_right
+            rate, hit = rates[depth], depth < num_right
             hits = RECORD_KEPT * hits + hit
             expected = RECORD_KEPT * expected + rate.value
             if usual:
@@ -306,7 +288,7 @@ class Speculation:
         load.module_trial.wait()
         if passes:
             load.add_module(module_seconds / passes)
-            self._module_share = load.module_seconds / load.costs(num_decoding)[0]
+            self._module_share = load.module_seconds / self._base
 
     def _load(self, num_decoding: int) -> StepCosts:
         key = load_class(num_decoding)
@@ -314,6 +296,12 @@ class Speculation:
         if found is None:
             found = self._loads[key] = StepCosts()
         return found
+
+
+def _by_depth(guess: float, max_drafts: int) -> list[_Rate]:
+    """A rate for each depth; those from DEEPEST on are one."""
+    rates = [_Rate(guess) for _ in range(DEEPEST + 1)]
+    return rates + rates[DEEPEST:] * max(0, max_drafts - len(rates))
 
 
 def _all_of(offers: Sequence[tuple[Offer, Record]], room: int) -> list[int]:
