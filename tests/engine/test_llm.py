@@ -171,3 +171,31 @@ def test_the_kv_limit_says_what_set_it(tmp_path: Path) -> None:
     share = LLM(folder, kv_share=1e-4, num_threads=1)
     assert share.info.kv_limit == "0% of free memory"
     assert share.info.num_pages < given.info.num_pages
+
+
+POINT: dict[str, object] = {
+    "type": "object",
+    "properties": {"x": {"enum": [1, 2]}, "y": {"type": "boolean"}},
+    "required": ["x", "y"],
+    "additionalProperties": False,
+}
+
+
+def test_an_answer_follows_a_schema(llm: LLM) -> None:
+    answers = llm.generate(["abc", "xyz"], n=2, seed=5, json_schema=POINT)
+    for choice in [choice for answer in answers for choice in answer.choices]:
+        assert choice.finish_reason == "stop"
+        assert json.loads(choice.text)["x"] in (1, 2)
+    answer = llm.chat([{"role": "user", "content": "hello"}], seed=5, json_schema=POINT)
+    assert set(json.loads(answer.text)) == {"x", "y"}
+    assert llm.generate("abc", grammar='start: "no" | "yes"', seed=1).text in ("no", "yes")
+
+
+def test_a_schema_that_cannot_be_followed_is_refused(llm: LLM) -> None:
+    with pytest.raises(BadRequest, match="not both"):
+        llm.generate("abc", json_schema=POINT, grammar='start: "a"')
+    with pytest.raises(BadRequest, match="Unimplemented keys") as caught:
+        llm.generate("abc", json_schema={"not": {}})
+    assert caught.value.param == "json_schema"
+    with pytest.raises(BadRequest, match="grammar cannot be followed"):
+        llm.generate("abc", grammar="start: nothing")

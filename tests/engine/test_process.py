@@ -16,13 +16,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.engine.model_folder import write_model_folder
+from tests.engine.model_folder import byte_tokenizer, write_model_folder
 from tests.models.tiny import tiny_tokens
 from tribody.core.config import EngineConfig
 from tribody.core.errors import BadModel, BadRequest, EngineFailed
 from tribody.core.request import Event, Request, SamplingParams
 from tribody.engine.client import EngineClient, Patience
 
+LETTERS = frozenset(
+    byte_tokenizer().encode("abcdefghijklmnopqrstuvwxyz ", add_special_tokens=False).ids
+)
 PATIENCE = Patience(silence_seconds=60, restart_seconds=0.0)
 
 
@@ -73,7 +76,8 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 def test_eight_streams_survive_three_kills(folder: Path, temperature: float) -> None:
     """Greedy and seeded streams alike end with the tokens that they would have had, undisturbed
     and without speculation."""
-    requests = [request(i, 80, temperature=temperature) for i in range(8)]
+    grammars = [None, "start: /[a-z ]*/"]
+    requests = [request(i, 80, temperature=temperature, grammar=grammars[i % 2]) for i in range(8)]
     expected: list[tuple[list[int], Event]] = []
     resumed: list[tuple[list[int], Event]] = []
     kills = 0
@@ -105,6 +109,8 @@ def test_eight_streams_survive_three_kills(folder: Path, temperature: float) -> 
         assert tokens_again == tokens
         assert last_again.usage == last.usage
         assert len(tokens) == 80
+    for tokens, _ in resumed[1::2]:
+        assert LETTERS.issuperset(tokens)
 
 
 def test_a_hung_process_is_replaced(folder: Path) -> None:

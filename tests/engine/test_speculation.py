@@ -32,6 +32,7 @@ PENALISED: dict[str, object] = SAMPLED | {
     "presence_penalty": 0.3,
     "logit_bias": {40: 2.0, 41: -2.0},
 }
+OBJECT = 'start: thought %json {"type":"object"}\nthought[lazy]: /(?s:.){0,60}<\\/think>/'
 WAYS: dict[str, dict[str, object]] = {
     "greedy": {"temperature": 0.0},
     "greedy, penalties": PENALISED | {"temperature": 0.0},
@@ -40,6 +41,8 @@ WAYS: dict[str, dict[str, object]] = {
     "sampled, cut": SAMPLED | {"top_k": 20, "min_p": 0.02, "temperature": 0.7},
     "with probabilities": {"temperature": 0.0, "num_logprobs": 3},
     "past its end": {"temperature": 0.0, "ignore_eos": True},
+    "by a grammar": {"temperature": 0.0, "grammar": "start: /(?s:[^<\n]{0,30}[0-9]+\n)+/"},
+    "sampled, by a grammar": SAMPLED | {"temperature": 1.5, "grammar": OBJECT},
 }
 
 

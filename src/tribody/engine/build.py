@@ -18,6 +18,7 @@ from tribody.core.errors import BadConfig, BadModel
 from tribody.core.tokenizer_source import TokenizerSource
 from tribody.core.version import VERSION
 from tribody.engine.engine import Engine
+from tribody.engine.guidance import Guidance
 from tribody.engine.machine import available_bytes, give_back_memory, physical_cores
 from tribody.engine.model_executor import ModelExecutor
 from tribody.engine.tuned import find, in_words, kernel_settings, model_key, resolve
@@ -99,7 +100,10 @@ def build(
         stores = [KVStore(x, limits.num_pages, config.kv_format) for x in _layouts(model)]
         scheduler = Scheduler(limits, ends, fingerprint)
         draft_kv = stores[1] if model.drafter is not None else None
-        executor = ModelExecutor(model, ops, stores[0], config.max_step_tokens, draft_kv)
+        guidance = Guidance(text.get, model.config.vocab_size, ends)
+        executor = ModelExecutor(
+            model, ops, stores[0], config.max_step_tokens, draft_kv, guidance=guidance
+        )
         info = EngineInfo(
             model_id=checkpoint.name,
             model_type=model.config.model_type,
@@ -121,7 +125,7 @@ def build(
             speculation="+".join(sources) or "off",
             tuning=tuning,
         )
-        engine = Engine(scheduler, executor, text.get)
+        engine = Engine(scheduler, executor, text.get, guidance=guidance)
         source = checkpoint.tokenizer_source
         return BuiltEngine(engine, info, executor, ops, text, source, ends, key)
 

@@ -14,9 +14,12 @@ from tribody.core.engine_info import EngineStats
 from tribody.core.errors import EngineFailed
 from tribody.core.request import Event, Request, StepPlan, StepResult
 from tribody.engine.executor import Executor
+from tribody.engine.guidance import Guidance, Ready
 from tribody.scheduling.scheduler import Scheduler
 from tribody.text.answer_stream import AnswerStream
 from tribody.text.tokenizer import Tokenizer
+
+COMPILE_WAIT_SECONDS = 0.02  # an engine with nothing to do but a grammar looks up so often
 
 
 class Engine:
@@ -28,11 +31,16 @@ class Engine:
         executor: Executor,
         tokenizer: Callable[[], Tokenizer] | None,
         clock: Clock | None = None,
+        guidance: Guidance | None = None,
     ) -> None:
-        """`tokenizer` is asked for by the first request with stop strings; None: there are none."""
+        """`tokenizer` is asked for by the first request with stop strings; None: there are none.
+
+        `guidance`: what the executor draws by; None: its tokens follow no grammar.
+        """
         self._scheduler = scheduler
         self._executor = executor
         self._tokenizer = tokenizer
+        self._guidance = guidance
         self._clock = clock or MonotonicClock()
         self._streams: dict[tuple[str, int], AnswerStream] = {}
         self._pending: list[Event] = []
@@ -40,8 +48,11 @@ class Engine:
 
     def submit(self, request: Request) -> None:
         """Accept a request.  Raises BadRequest if it can never run, Overloaded if it cannot now."""
-        self._scheduler.add(request)
         sampling = request.sampling
+        guided = self._guidance is not None and sampling.grammar is not None
+        self._scheduler.add(request, held=guided)
+        if self._guidance is not None and guided:
+            self._guidance.begin(request)
         if not sampling.stop:
             return
         assert self._tokenizer is not None, "stop strings need a tokenizer"
@@ -61,6 +72,9 @@ class Engine:
     def step(self) -> list[Event]:
         """Run one step and return what happened, events of aborts since the last step first."""
         started = self._clock.now()
+        if self._guidance is not None and self._guidance.is_preparing:
+            busy = self._pending or self._scheduler.running or self._scheduler.waiting
+            self._let_in(self._guidance.ready(0.0 if busy else COMPILE_WAIT_SECONDS))
         plan = self._scheduler.plan()
         if plan is not None:
             try:
@@ -75,6 +89,14 @@ class Engine:
             self._busy_seconds += self._step_seconds
         events, self._pending = self._pending, []
         return events
+
+    def _let_in(self, ready: list[Ready]) -> None:
+        """The grammars of these requests are there, or cannot be."""
+        for request_id, problem in ready:
+            if problem is None:
+                self._scheduler.release(request_id)
+            else:
+                self._deliver(self._scheduler.fail(request_id, problem))
 
     def _find_stops(self, plan: StepPlan, result: StepResult) -> dict[tuple[str, int], int]:
         """(request id, choice) of those whose text now contains a stop string, and with which of
@@ -99,6 +121,9 @@ class Engine:
         for event in events:
             if event.finish_reason is not None:
                 self._streams.pop((event.request_id, event.choice), None)
+                if self._guidance is not None:
+                    is_last = event.usage is not None
+                    self._guidance.end(event.request_id, event.choice, is_last=is_last)
         self._pending += events
 
     def stats(self) -> EngineStats:
@@ -107,4 +132,7 @@ class Engine:
     def check(self) -> None:
         """Pages, queues and books agree; an AssertionError says that they do not."""
         self._scheduler.check()
-        assert not self._streams or self._scheduler.num_unfinished > 0
+        if self._scheduler.num_unfinished == 0:
+            assert not self._streams
+            if self._guidance is not None:
+                self._guidance.check()

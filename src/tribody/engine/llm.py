@@ -3,6 +3,7 @@
     llm = LLM("mini-r1")
     llm.chat([{"role": "user", "content": "17 + 25"}], temperature=0).text
     llm.generate("The capital of France is", max_tokens=8, temperature=0).text
+    llm.generate("A point: ", json_schema={"type": "array", "items": {"type": "number"}}).text
     llm.score("2 + 2 =", " 4").logprob
     llm.logits([1, 2, 3])                      # float32 (3, vocab_size)
 
@@ -32,7 +33,15 @@ from tribody.core.config import (
 )
 from tribody.core.engine_info import EngineInfo
 from tribody.core.errors import BadConfig, BadRequest, EngineFailed
-from tribody.core.request import Event, FinishReason, Request, SamplingParams, TokenLogprob, Usage
+from tribody.core.request import (
+    Event,
+    FinishReason,
+    Request,
+    SamplingParams,
+    Thinking,
+    TokenLogprob,
+    Usage,
+)
 from tribody.engine.build import Progress, build
 from tribody.engine.sampling_options import SamplingOptions, check_sampling
 from tribody.loading import hub
@@ -40,8 +49,12 @@ from tribody.loading.download import default_cache_dir
 from tribody.ops.table import F32
 from tribody.text.answer_stream import AnswerStream
 from tribody.text.chat_template import ChatTemplate, chat_template_for
+from tribody.text.grammar import THINK, grammar_of, json_schema_answer
+from tribody.text.grammar_process import GrammarCheck
+from tribody.text.reasoning import prompt_opens_thinking
 
 Prompt = str | Sequence[int]
+Schema = Mapping[str, object]
 Prompts = list[str] | list[list[int]] | list[Prompt]
 DType = Literal["auto", WeightChoice]
 
@@ -135,6 +148,7 @@ class LLM:
         self._max_waiting = config.max_waiting
         self.tokenizer = self._built.tokenizer
         self._template: ChatTemplate | None = None  # made by the first chat
+        self._grammars = GrammarCheck()
         self._numbers = itertools.count()
 
     @property
@@ -143,19 +157,38 @@ class LLM:
 
     @overload
     def generate(
-        self, prompts: str, *, n: int = 1, **sampling: Unpack[SamplingOptions]
+        self,
+        prompts: str,
+        *,
+        n: int = 1,
+        json_schema: Schema | None = None,
+        **sampling: Unpack[SamplingOptions],
     ) -> Generation: ...
     @overload
     def generate(
-        self, prompts: Prompts, *, n: int = 1, **sampling: Unpack[SamplingOptions]
+        self,
+        prompts: Prompts,
+        *,
+        n: int = 1,
+        json_schema: Schema | None = None,
+        **sampling: Unpack[SamplingOptions],
     ) -> list[Generation]: ...
     def generate(
-        self, prompts: str | Prompts, *, n: int = 1, **sampling: Unpack[SamplingOptions]
+        self,
+        prompts: str | Prompts,
+        *,
+        n: int = 1,
+        json_schema: Schema | None = None,
+        **sampling: Unpack[SamplingOptions],
     ) -> Generation | list[Generation]:
         """Continue one text, or many (texts or lists of token ids) in one batch, in their order.
 
-        Raises: BadRequest for an option out of range or a prompt longer than the context.
+        With `json_schema` the answer is JSON of that schema, if max_tokens suffice; {"type":
+        "object"} is any object.
+        Raises: BadRequest for an option out of range, a prompt longer than the context or a schema
+        that cannot be followed.
         """
+        self._follow(sampling, json_schema, "none")
         if isinstance(prompts, str):
             return self._run([self._tokens(prompts)], n, sampling)[0]
         return self._run([self._tokens(prompt) for prompt in prompts], n, sampling)
@@ -166,12 +199,14 @@ class LLM:
         *,
         thinking: bool | None = None,
         n: int = 1,
+        json_schema: Schema | None = None,
         **sampling: Unpack[SamplingOptions],
     ) -> Generation:
         """Answer a conversation, rendered by the model's own chat template.
 
         `thinking` says whether the model thinks first, None leaves it to the template.  The text
-        holds the thinking, `</think>` and the answer, as the model wrote them.
+        holds the thinking, `</think>` and the answer, as the model wrote them.  `json_schema` is as
+        for `generate`; it holds the answer only.
         Raises: BadRequest if the model has no template, no switch for thinking, or refuses these
         messages.
         """
@@ -186,7 +221,27 @@ class LLM:
                 param="thinking",
             )
         ids = self.tokenizer.encode(text, add_special_tokens=False)
+        begins: Thinking = "none"
+        if prompt_opens_thinking(text):
+            begins = "open"
+        elif thinking is not False and self.tokenizer.token_id(THINK) is not None:
+            begins = "may"
+        self._follow(sampling, json_schema, begins)
         return self._run([ids], n, sampling)[0]
+
+    def _follow(
+        self, options: SamplingOptions, json_schema: Schema | None, thinking: Thinking
+    ) -> None:
+        """Put the grammar of a schema into the options.  Raises: BadRequest."""
+        if json_schema is not None:
+            if "grammar" in options:
+                raise BadRequest("give json_schema or grammar, not both", param="json_schema")
+            answer = json_schema_answer(json_schema, "json_schema")
+            options["grammar"] = grammar_of(answer, thinking, self.tokenizer)
+        grammar = options.get("grammar")
+        if grammar is not None:
+            param = "grammar" if json_schema is None else "json_schema"
+            self._grammars.check(grammar, self.info.vocab_size, param)
 
     def score(self, prompt: Prompt, continuation: Prompt) -> Score:
         """How likely the model finds `continuation` after `prompt`.

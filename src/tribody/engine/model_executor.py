@@ -16,6 +16,7 @@ import numpy as np
 from tribody.core.clock import Clock, MonotonicClock
 from tribody.core.config import LOGIT_ROWS, PAGE_SIZE, KVFormat
 from tribody.core.request import Chunk, SampledToken, SampleSlot, StepPlan, StepResult
+from tribody.engine.guidance import Guidance
 from tribody.engine.sampler import I64, sample
 from tribody.memory.kv_store import KVStore
 from tribody.models.step_input import Model, StepInput
@@ -59,6 +60,7 @@ class ModelExecutor:
     """Runs plans on one model and its pages.  Not safe for use by two threads at once.
 
     `draft_kv`: the pages of the model's drafter, as many as `kv` has; None if it is not to run.
+    `guidance`: the engine's, which prepares the grammars that draws follow.
     """
 
     def __init__(
@@ -69,6 +71,7 @@ class ModelExecutor:
         max_step_tokens: int,
         draft_kv: KVStore | None = None,
         clock: Clock | None = None,
+        guidance: Guidance | None = None,
     ) -> None:
         self._model = model
         self._ops = ops
@@ -76,6 +79,7 @@ class ModelExecutor:
         self._max_step_tokens = max_step_tokens
         self._draft_kv = draft_kv
         self._clock = clock or MonotonicClock()
+        self._guidance = guidance
 
     def run(self, plan: StepPlan) -> StepResult:
         """See `Executor.run`."""
@@ -104,7 +108,8 @@ class ModelExecutor:
                 slots += chunk.samples
                 rows.extend(first + bool(chunk.num_drafts) * i for i in range(len(chunk.samples)))
         if slots:
-            result.tokens = sample(self._ops, logits, slots, np.array(rows, np.int64))
+            rows_of_slots = np.array(rows, np.int64)
+            result.tokens = sample(self._ops, logits, slots, rows_of_slots, self._guidance)
         if plan.draft_passes and self._draft_kv is not None:
             started = self._clock.now()
             followed = follow(step, chunks, _drawn(plan, result.tokens))

@@ -1,6 +1,7 @@
 """From logits to tokens.
 
-Order of the steps, as in vLLM (OpenAI documents the formulas of 1 and 3, not the order):
+Order of the steps, as in vLLM (OpenAI documents the formulas of 1 and 3, not the order).  Where a
+grammar is followed, only the tokens that continue it are there for any of them.
 
 1. logit_bias is added.
 2. repetition_penalty r, over prompt and generated tokens: a positive logit is divided by r, a
@@ -28,6 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tribody.core.request import SampledToken, SampleSlot, SamplingParams, TokenLogprob
+from tribody.engine.guidance import LOST, Guidance
 from tribody.ops.table import F32, Ops
 
 I64 = NDArray[np.int64]
@@ -48,15 +50,24 @@ UNUSABLE = (
 )
 
 
-UNUSABLE_ROW, SKIPPED = -1, -2  # in place of a token id
+UNUSABLE_ROW, SKIPPED, LOST_TOKEN = -1, -2, -3  # in place of a token id
+
+_ERRORS = {UNUSABLE_ROW: UNUSABLE, LOST_TOKEN: LOST}
 
 
-def sample(ops: Ops, logits: F32, slots: Sequence[SampleSlot], rows: I64) -> list[SampledToken]:
+def sample(
+    ops: Ops,
+    logits: F32,
+    slots: Sequence[SampleSlot],
+    rows: I64,
+    guidance: Guidance | None = None,
+) -> list[SampledToken]:
     """One token per slot; slot i draws from logits[rows[i]], several may share a row.
 
     A slot with drafts draws only if the slot before it drew the last of them, and is skipped else.
     A row that is not finite at its largest value gives `SampledToken.error` and token id -1.  (The
-    model sets a row to NaN throughout when its hidden state is not finite.)
+    model sets a row to NaN throughout when its hidden state is not finite.)  So does a grammar that
+    gave up.  `guidance` is there if a slot's parameters name a grammar.
     """
     largest = np.empty(len(logits), np.int32)
     ops.argmax(logits, largest)
@@ -70,6 +81,8 @@ def sample(ops: Ops, logits: F32, slots: Sequence[SampleSlot], rows: I64) -> lis
             tokens.append(SKIPPED)
         elif not usable[row]:
             tokens.append(UNUSABLE_ROW)
+        elif guidance is not None and slot.params.grammar is not None:
+            tokens.append(_draw_guided(logits[row], slot, guidance, best[row]))
         elif _is_plain_greedy(slot.params):
             tokens.append(best[row])
         else:
@@ -80,7 +93,7 @@ def sample(ops: Ops, logits: F32, slots: Sequence[SampleSlot], rows: I64) -> lis
             slot.sequence_id,
             token,
             logprob,
-            error=UNUSABLE if token == UNUSABLE_ROW else None,
+            error=_ERRORS.get(token),
             skipped=token == SKIPPED,
         )
         for slot, token, logprob in zip(slots, tokens, logprobs, strict=True)
@@ -100,10 +113,31 @@ def _changes_logits(params: SamplingParams) -> bool:
     )
 
 
-def draw(logits: F32, slot: SampleSlot) -> int:
-    """One token from one row (V,); the row is not changed."""
+def _draw_guided(logits: F32, slot: SampleSlot, guidance: Guidance, best: int) -> int:
+    """One token of those that the grammar allows; `best` is the likeliest of all."""
+    mask = guidance.mask(slot)
+    if mask is None:
+        return LOST_TOKEN
+    if _is_plain_greedy(slot.params) and mask[best >> 3] >> (best & 7) & 1:
+        return best
+    bits = np.unpackbits(np.frombuffer(mask, np.uint8), count=len(logits), bitorder="little")
+    allowed = np.flatnonzero(bits)
+    if not len(allowed):
+        return LOST_TOKEN
+    return draw(logits, slot, allowed)
+
+
+def draw(logits: F32, slot: SampleSlot, allowed: I64 | None = None) -> int:
+    """One token from one row (V,), of `allowed` (rising ids) if given; the row is not changed."""
+    values = _adjusted(logits, slot) if _changes_logits(slot.params) else logits
+    if allowed is None:
+        return _drawn(values, slot)
+    return int(allowed[_drawn(values[allowed], slot)])
+
+
+def _drawn(values: F32, slot: SampleSlot) -> int:
+    """Steps 4 to 8."""
     params = slot.params
-    values = _adjusted(logits, slot) if _changes_logits(params) else logits
     largest = int(np.argmax(values))
     if params.temperature == 0:
         return largest

@@ -12,7 +12,8 @@ from tribody.core.sampling_ranges import LOGIT_BIAS_RANGE, SAMPLING_RANGES
 class SamplingOptions(TypedDict, total=False):
     """How tokens are chosen; see `core.request.SamplingParams`, which holds the defaults.
 
-    max_tokens defaults to what is left of the context, seed to a drawn number.
+    max_tokens defaults to what is left of the context, seed to a drawn number.  `grammar` is
+    llguidance's Lark; `json_schema` of `generate` and `chat` writes one.
     """
 
     max_tokens: int
@@ -29,6 +30,7 @@ class SamplingOptions(TypedDict, total=False):
     stop: tuple[str, ...]
     stop_token_ids: tuple[int, ...]
     ignore_eos: bool
+    grammar: str
 
 
 def check_sampling(params: SamplingParams, vocab_size: int) -> None:

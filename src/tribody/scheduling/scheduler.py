@@ -4,7 +4,8 @@ Two queues.  `running` sequences hold pages; `waiting` ones do not.  A step spen
 first every running sequence that decodes, then prompts in order of arrival, in chunks, then newly
 admitted ones; prompts take no more of it than keeps the step short for those that decode (`pace`).
 When pages run out the latest arrival is preempted: its pages go (full ones stay in the prefix tree)
-and it waits, at its place by arrival, to be recomputed.
+and it waits, at its place by arrival, to be recomputed.  A request may be held back when it comes,
+in neither queue, until it is released.
 
 Nobody starves: both queues are served in order of arrival, the head of `waiting` is never jumped,
 and a request that could not fit in an empty pool is refused when it comes.
@@ -57,6 +58,7 @@ class Scheduler:
         self._shape = 0, 0  # of the step under way: sequences that decode, prompt tokens
         self.running: list[Sequence] = []  # in order of arrival
         self.waiting: list[Sequence] = []  # in order of arrival
+        self.held: dict[str, Sequence] = {}  # by request, until it is released
         self._jobs: dict[str, Job] = {}
         self._eos = eos_token_ids
         self._num_arrivals = 0
@@ -67,14 +69,15 @@ class Scheduler:
 
     # ---- requests in and out
 
-    def add(self, request: Request) -> None:
-        """Queue a request.  Raises BadRequest if it can never run, else Overloaded."""
+    def add(self, request: Request, *, held: bool = False) -> None:
+        """Queue a request, or hold it.  Raises BadRequest if it can never run, else Overloaded."""
         if request.id in self._jobs:
             raise BadRequest(f"request id {request.id} is already in use")
         refuse_impossible(request, self.max_context, self.config.max_running)
-        if len(self.waiting) >= self.config.max_waiting:
+        num_waiting = len(self.waiting) + len(self.held)
+        if num_waiting >= self.config.max_waiting:
             raise Overloaded(
-                f"{len(self.waiting)} requests are waiting, the most that may; try again later"
+                f"{num_waiting} requests are waiting, the most that may; try again later"
             )
         self._num_arrivals += 1
         job = Job(request, self._num_arrivals, completion_tokens=sum(map(len, request.resumed)))
@@ -85,7 +88,18 @@ class Scheduler:
         self._jobs[request.id] = job
         trunk = self._sequence(job, choices[0])
         trunk.choices = choices
-        insort(self.waiting, trunk, key=_order)
+        if held:
+            self.held[request.id] = trunk
+        else:
+            insort(self.waiting, trunk, key=_order)
+
+    def release(self, request_id: str) -> None:
+        """Queue a request that was held back, at its place by arrival."""
+        insort(self.waiting, self.held.pop(request_id), key=_order)
+
+    def fail(self, request_id: str, error: str) -> list[Event]:
+        """End a request with an error."""
+        return self._end(self._jobs[request_id], "error", error)
 
     def abort(self, request_id: str) -> list[Event]:
         """End all live choices of a request and free their pages.  Unknown ids are ignored."""
@@ -95,6 +109,7 @@ class Scheduler:
         return self._end(job, "abort", None)
 
     def _end(self, job: Job, reason: FinishReason, error: str | None) -> list[Event]:
+        self.held.pop(job.request.id, None)
         for queue in (self.running, self.waiting):
             for sequence in [s for s in queue if s.job is job]:
                 queue.remove(sequence)
@@ -202,20 +217,12 @@ class Scheduler:
             chunk.samples = [
                 sequence.slot(choice)
                 for choice in sequence.choices
-                if not self._known_beyond_prompt(sequence, choice)
+                if not sequence.is_known_beyond_prompt(choice)
             ]
         elif end == num_tokens:
             chunk.samples = [sequence.slot(sequence.choice)]
         plan.chunks.append(chunk)
         return end - first
-
-    @staticmethod
-    def _known_beyond_prompt(sequence: Sequence, choice: int) -> bool:
-        """Whether this choice has generated tokens to replay before the next one is drawn."""
-        if choice == sequence.choice:
-            return bool(sequence.generated)
-        resumed = sequence.job.request.resumed
-        return choice < len(resumed) and bool(resumed[choice])
 
     def _grow(self, plan: StepPlan, sequence: Sequence, first: int, end: int) -> PageTable | None:
         """Pages for positions [first, end), preempting later arrivals for them if need be."""
@@ -360,7 +367,7 @@ class Scheduler:
         return EngineStats(
             steps=self._num_steps,
             running=len(self.running),
-            waiting=len(self.waiting),
+            waiting=len(self.waiting) + len(self.held),
             pages_total=pool.num_pages,
             pages_free=pool.num_free,
             pages_cached=pool.num_cached,
@@ -384,8 +391,9 @@ class Scheduler:
             assert sequence.table is not None
             assert len(sequence.table.pages) * self.config.page_size >= sequence.num_computed
             assert sequence.num_pending > 0
-        assert all(s.table is None for s in self.waiting)
-        live = {(s.job.request.id, c) for s in self.running + self.waiting for c in s.choices}
+        idle = [*self.waiting, *self.held.values()]
+        assert all(s.table is None for s in idle)
+        live = {(s.job.request.id, c) for s in self.running + idle for c in s.choices}
         assert live == {(j.request.id, c) for j in self._jobs.values() for c in j.live}
         if not self._jobs:
             assert self.memory.pool.num_used == 0, "pages are held with no request alive"

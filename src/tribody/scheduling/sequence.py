@@ -88,6 +88,13 @@ class Sequence:
         tokens = self.tokens(position, position + 1)
         return tokens[0] if tokens else None
 
+    def is_known_beyond_prompt(self, choice: int) -> bool:
+        """Whether this choice has generated tokens to replay before the next one is drawn."""
+        if choice == self.choice:
+            return bool(self.generated)
+        resumed = self.job.request.resumed
+        return choice < len(resumed) and bool(resumed[choice])
+
     def slot(self, choice: int) -> SampleSlot:
         """The draw of this choice's next token."""
         request = self.job.request
@@ -110,7 +117,8 @@ def finish_reason(
     params = sequence.job.request.sampling
     if token_id in params.stop_token_ids:
         return "stop"
-    if token_id in eos_token_ids and not params.ignore_eos:
+    # Where a grammar is over nothing but an end token can follow.
+    if token_id in eos_token_ids and (not params.ignore_eos or params.grammar is not None):
         return "stop"
     if len(sequence.generated) >= params.max_tokens or sequence.num_tokens >= max_context:
         return "length"
