@@ -19,6 +19,7 @@ from tribody.engine.scripted_arguments import Filler
 from tribody.engine.scripted_following import Followed, Order
 from tribody.engine.scripted_text import TEMPLATE, read, tokenizer_source
 from tribody.text.chat_template import ChatTemplate
+from tribody.text.grammar import grammar_of, json_object_answer, json_schema_answer
 from tribody.text.special_tokens import special_token_strings
 from tribody.text.template_engine import TemplateEngine
 from tribody.text.tokenizer import Tokenizer
@@ -481,6 +482,59 @@ def test_the_process_dies_and_the_answer_goes_on() -> None:
 
 
 # --- grammars --------------------------------------------------------------------------------
+
+BROAD = {
+    "type": "object",
+    "properties": {
+        "n": {"type": "integer", "minimum": 100, "maximum": 140},
+        "x": {"type": "number", "exclusiveMinimum": 0},
+        "e": {"enum": ["red", "green"]},
+        "l": {"type": "array", "items": {"type": "string", "minLength": 3}, "minItems": 2},
+        "o": {"type": "object", "properties": {"b": {"type": "boolean"}}, "required": ["b"]},
+        "u": {"type": "string", "format": "uuid"},
+        "p": {"type": "string", "pattern": "^[A-Z]{3}-[0-9]+$"},
+        "left_out": {"type": "string"},
+    },
+    "required": ["n", "x", "e", "l", "o", "u", "p"],
+    "additionalProperties": False,
+}
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0, 2.0])
+@pytest.mark.parametrize("thinking", [False, True])
+def test_answers_by_a_grammar_are_valid_and_short(thinking: bool, temperature: float) -> None:
+    grammar = grammar_of(json_schema_answer(BROAD, "x"), "open" if thinking else "none", TOKENIZER)
+    text = prompt("Hi", thinking=thinking)
+    found = events(request(text, grammar=grammar, temperature=temperature))
+    thoughts, _, said = text_of(found).rpartition("</think>")
+    assert thoughts == ("The last message has 2 characters." if thinking else "")
+    assert found[-1].finish_reason == "stop"
+    value = json.loads(said)
+    assert list(value) == BROAD["required"]
+    assert 100 <= value["n"] <= 140
+    assert value["x"] > 0
+    assert [len(item) for item in value["l"]] == [3, 3]
+    assert len(said) < 150
+
+
+def test_a_grammar_that_allows_the_script_changes_nothing() -> None:
+    grammar = grammar_of(json_object_answer(), "none", TOKENIZER)
+    said = '{"a": "b\\"c", "d": [[1]]}'
+    assert text_of(events(request(prompt(f"[[say: {said}]]"), grammar=grammar))) == said
+    assert text_of(events(request(prompt("as json"), grammar=grammar))) == '{"answer":"as json"}'
+    assert text_of(events(request(prompt("Hi"), grammar=grammar))) == "{}"
+
+
+def test_drafts_follow_a_grammar_too() -> None:
+    """As long as the script is followed, and after."""
+    running = engine(EngineConfig(model_path="scripted", speculation="ngram"))
+    schema = {"type": "array", "items": {"enum": ["abcabc"]}, "minItems": 30, "maxItems": 30}
+    grammar = grammar_of(json_schema_answer(schema, "x"), "none", TOKENIZER)
+    assert (
+        json.loads(text_of(events(request(prompt("Hi"), grammar=grammar), running)))
+        == ["abcabc"] * 30
+    )
+    assert running.stats().accepted_tokens > 0
 
 
 def test_off_the_script_what_ends_comes_first() -> None:

@@ -35,6 +35,7 @@ from tribody.core.request import SampleSlot, StepPlan, StepResult
 from tribody.core.tokenizer_source import TokenizerSource
 from tribody.engine.build import check_steps
 from tribody.engine.engine import Engine
+from tribody.engine.guidance import Guidance
 from tribody.engine.sampler import sample
 from tribody.engine.scripted_answers import Fault, Part, Plain, RandomLetters, answer
 from tribody.engine.scripted_following import Followed, Order
@@ -87,7 +88,8 @@ class _Known:
 class ScriptedExecutor:
     """Draws the tokens of scripts; it holds no keys and values, and page copies are nothing.
 
-    `sleep` and `die` are the process's, for tests to replace.
+    `guidance`: the engine's, which prepares the grammars that draws follow.  `sleep` and `die` are
+    the process's, for tests to replace.
     """
 
     def __init__(
@@ -95,12 +97,14 @@ class ScriptedExecutor:
         tokenizer: Tokenizer,
         config: ScriptConfig,
         *,
+        guidance: Guidance | None = None,
         clock: Clock | None = None,
         sleep: Callable[[float], None] = time.sleep,
         die: Callable[[], object] = lambda: os._exit(DEAD),
     ) -> None:
         self._tokenizer = tokenizer
         self._faults = config.faults
+        self._guidance = guidance
         self._step_seconds = 1 / config.tokens_per_second if config.tokens_per_second else 0.0
         self._clock = clock or MonotonicClock()
         self._sleep, self._die = sleep, die
@@ -121,7 +125,8 @@ class ScriptedExecutor:
             logits = np.tile(self._unscripted, (len(slots), 1))
             for row, slot in zip(logits, slots, strict=True):
                 self._fill(row, slot)
-            result.tokens = sample(native.OPS, logits, slots, np.arange(len(slots)))
+            rows = np.arange(len(slots))
+            result.tokens = sample(native.OPS, logits, slots, rows, self._guidance)
         if self._step_seconds and plan.chunks:
             self._sleep(max(0.0, started + self._step_seconds - self._clock.now()))
         return result
@@ -227,7 +232,8 @@ def build_scripted(
     encoder = msgspec.json.Encoder(order="deterministic")
     fingerprint = hashlib.sha256(encoder.encode(source)).digest()
     scheduler = Scheduler(limits, tokenizer.eos_token_ids, fingerprint)
-    executor = ScriptedExecutor(tokenizer, script)
+    guidance = Guidance(lambda: tokenizer, tokenizer.vocab_size, tokenizer.eos_token_ids)
+    executor = ScriptedExecutor(tokenizer, script, guidance=guidance)
     rate = f"{script.tokens_per_second:g} tokens/s" if script.tokens_per_second else "no model"
     info = EngineInfo(
         model_id=SCRIPTED,
@@ -248,7 +254,7 @@ def build_scripted(
         fingerprint=fingerprint.hex(),
         speculation="+".join(limits.draft_sources) or "off",
     )
-    return Engine(scheduler, executor, lambda: tokenizer), info
+    return Engine(scheduler, executor, lambda: tokenizer, guidance=guidance), info
 
 
 def _limits(config: EngineConfig, script: ScriptConfig) -> tuple[SchedulerConfig, str]:
