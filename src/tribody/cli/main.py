@@ -12,6 +12,7 @@ from typing import Annotated
 
 import typer
 
+from tribody.cli.conformance import conformance
 from tribody.cli.flags import (
     MODEL_HELP,
     Dtype,
@@ -42,6 +43,7 @@ app = typer.Typer(
 
 bench = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(bench, name="bench", help="Measure a model on this machine.")
+app.command()(conformance)
 
 
 @app.command()
