@@ -40,7 +40,7 @@ CHATML = (
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 THINKING = CHATML.replace("assistant\n{% endif %}", "assistant\n<think>\n{% endif %}")
-CONTEXT = 512
+CONTEXT = 1024
 OPENAI = ApiSettings(errors="openai", usage="openai", sampling="openai")
 
 

@@ -195,7 +195,7 @@ CASES: list[tuple[str, str, dict[str, object], int, str | None]] = [
     ("prompt huge id", RAW, {"prompt": [2**70]}, 400, "prompt"),
     ("129 prompts", RAW, {"prompt": ["x"] * 129}, 400, "prompt"),
     ("prompts times n", RAW, {"prompt": ["x"] * 64, "n": 3}, 400, "n"),
-    ("prompt too long", RAW, {"prompt": [1] * 600}, 400, "prompt"),
+    ("prompt too long", RAW, {"prompt": [0] * 1600}, 400, "prompt"),
     ("suffix", RAW, {"suffix": "end"}, 400, "suffix"),
     ("best_of", RAW, {"best_of": 4}, 400, "best_of"),
     ("best_of a million", RAW, {"best_of": 10**6}, 400, "best_of"),

@@ -5,13 +5,15 @@ from __future__ import annotations
 import httpx2
 import pytest
 
+from tests.server.scripted import CONTEXT
+
 ASK = [{"role": "user", "content": "hé"}]
 
 
 def test_tokenize_counts_what_a_request_would_cost(http: httpx2.Client) -> None:
     body = {"model": "scripted", "prompt": "hé", "return_token_strs": True}
     made = http.post("/tokenize", json=body).json()
-    assert (made["count"], len(made["tokens"]), made["max_model_len"]) == (3, 3, 512)
+    assert (made["count"], len(made["tokens"]), made["max_model_len"]) == (3, 3, CONTEXT)
     assert made["token_strs"] == ["h", "\ufffd", "\ufffd"]
     made = http.post("/tokenize", json={"model": "scripted", "messages": ASK}).json()
     answer = http.post("/v1/chat/completions", json={"model": "scripted", "messages": ASK}).json()

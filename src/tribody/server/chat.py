@@ -24,7 +24,9 @@ from tribody.server.service import Service, engine_request
 from tribody.server.tools import Toolbox, toolbox
 from tribody.server.types import UNSET, CacheExplanation, ChatRequest, UnsetType
 from tribody.text.answer_stream import AnswerStream
-from tribody.text.reasoning import prompt_opens_thinking
+from tribody.text.chat_template import continues_thinking
+from tribody.text.reasoning import Part, prompt_opens_thinking
+from tribody.text.tool_formats.formats import MARKERS, tool_parser
 
 WITHOUT_EFFECT = ("temperature", "top_p", "frequency_penalty", "presence_penalty")
 # What DeepSeek accepts of a thinking model's request and does not follow.
@@ -94,14 +96,7 @@ def prepare(
     if fields.explain_cache:
         explanation = recent.explain(key, ids, model.tokenizer, info.page_size)
     recent.remember(key, ids)
-    renderers = [
-        ChoiceRenderer(
-            choice,
-            AnswerStream(model.tokenizer, sampling.stop, sampling.thinking),
-            section="reasoning" if rendered.opens_thinking else None,
-        )
-        for choice in range(request.n)
-    ]
+    renderers = [_renderer(model, sampling, rendered, choice) for choice in range(request.n)]
     return ChatWork(
         fields,
         ignored + without_effect,
@@ -111,6 +106,19 @@ def prepare(
         caller,
         explanation,
     )
+
+
+def _renderer(
+    model: ServedModel, sampling: SamplingParams, rendered: Rendered, choice: int
+) -> ChoiceRenderer:
+    section: Part | None = "reasoning" if rendered.opens_thinking else None
+    if model.chat_template is None or not rendered.tools.may_call:
+        stream = AnswerStream(model.tokenizer, sampling.stop, sampling.thinking)
+        return ChoiceRenderer(choice, stream, section=section)
+    tool_format = model.chat_template.tool_format
+    markers = MARKERS[tool_format]
+    stream = AnswerStream(model.tokenizer, sampling.stop, sampling.thinking, markers)
+    return ChoiceRenderer(choice, stream, tool_parser(tool_format), section)
 
 
 def render(served: ServedName, fields: ChatRequest, profile: ProfileName) -> Rendered:
@@ -128,15 +136,17 @@ def render(served: ServedName, fields: ChatRequest, profile: ProfileName) -> Ren
             param="model",
         )
     asked, names = thinking.asked(fields)
-    thinking.effort(fields)
+    effort = thinking.effort(fields)
     wish = asked if asked is not None else served.thinking
     wish = wish if wish is not None else PROFILES[profile].thinks_by_default
     switch = served.model.has_thinking_switch
-    text = template.prompt(messages, thinking=wish)
-    opens = prompt_opens_thinking(text)
     ignored = [] if switch else names
-    if fields.reasoning_effort not in (None, "none"):
+    if effort is not None and effort not in template.efforts:
+        effort = None
         ignored.append("reasoning_effort")
+    offered = tools.tools if tools.may_call else None
+    text = template.prompt(messages, thinking=wish, tools=offered, effort=effort)
+    opens = prompt_opens_thinking(text) or continues_thinking(messages)
     return Rendered(text, tools, opens or (switch and wish is True), opens, ignored)
 
 

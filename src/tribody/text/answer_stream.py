@@ -24,9 +24,15 @@ class AnswerStream:
     """
 
     def __init__(
-        self, tokenizer: Tokenizer, stop: tuple[str, ...] = (), thinking: Thinking = "none"
+        self,
+        tokenizer: Tokenizer,
+        stop: tuple[str, ...] = (),
+        thinking: Thinking = "none",
+        markers: Iterable[str] = (),
     ) -> None:
-        self._text = TextStream(tokenizer)
+        """`markers`: texts that count even where they are special tokens (of tool calls)."""
+        ids = (tokenizer.token_id(marker) for marker in markers)
+        self._text = TextStream(tokenizer, kept=frozenset(i for i in ids if i is not None))
         self._matcher = StopMatcher(stop)
         self._splitter = None
         if thinking != "none":

@@ -20,9 +20,16 @@ _utf8_decoder = codecs.getincrementaldecoder("utf-8")
 class TextStream:
     """The text of one completion.  `push` costs time in the length of the new text only."""
 
-    def __init__(self, tokenizer: Tokenizer, skip_special_tokens: bool = True) -> None:
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        skip_special_tokens: bool = True,
+        kept: frozenset[int] = frozenset(),
+    ) -> None:
+        """`kept`: special tokens that are text nevertheless."""
         self._tokenizer = tokenizer
         self._skip_special_tokens = skip_special_tokens
+        self._kept = kept
         self._decoder = _utf8_decoder(errors="replace")
 
     def push(self, token_ids: Iterable[int]) -> str:
@@ -32,6 +39,7 @@ class TextStream:
             tokenizer.token_bytes(token_id)
             for token_id in token_ids
             if not (self._skip_special_tokens and tokenizer.is_special(token_id))
+            or token_id in self._kept
         )
         return self._decoder.decode(content)
 

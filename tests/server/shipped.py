@@ -1,0 +1,35 @@
+"""`tribody serve scripted` as its users start it: a process of its own on a free port."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def serving(model: str = "scripted", *options: str) -> Iterator[str]:
+    """The URL of a server that runs meanwhile and is then drained."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tribody.cli.main", "serve", model, "--port", "0", *options],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env={name: value for name, value in os.environ.items() if "TRIBODY" not in name},
+    )
+    try:
+        assert process.stdout is not None
+        for line in process.stdout:
+            ready = re.search(r"ready at (http://\S+)/v1", line)
+            if ready:
+                break
+        else:
+            raise AssertionError("the server ended before it was ready")
+        yield ready[1]
+    finally:
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
