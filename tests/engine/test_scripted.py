@@ -19,12 +19,18 @@ from tribody.engine.scripted_arguments import Filler
 from tribody.engine.scripted_following import Followed, Order
 from tribody.engine.scripted_text import TEMPLATE, read, tokenizer_source
 from tribody.text.chat_template import ChatTemplate
-from tribody.text.grammar import grammar_of, json_object_answer, json_schema_answer
+from tribody.text.grammar import (
+    grammar_of,
+    json_object_answer,
+    json_rule,
+    json_schema_answer,
+)
 from tribody.text.special_tokens import special_token_strings
 from tribody.text.template_engine import TemplateEngine
 from tribody.text.tokenizer import Tokenizer
 from tribody.text.tool_calls import CallArguments, CallStart
 from tribody.text.tool_formats.formats import tool_parser
+from tribody.text.tool_formats.special_token_calls import MARKERS
 from tribody.text.tool_messages import ToolUse
 
 SOURCE = tokenizer_source()
@@ -535,6 +541,43 @@ def test_drafts_follow_a_grammar_too() -> None:
         == ["abcabc"] * 30
     )
     assert running.stats().accepted_tokens > 0
+
+
+def call_grammar(*tools: dict[str, object]) -> str:
+    """One call or more, in DeepSeek-V3.1's form."""
+    begin, end, call, call_end, separator = (f"<[{TOKENIZER.token_id(mark)}]>" for mark in MARKERS)
+    names = [f"call{i}" for i in range(len(tools))]
+    rules = [f"answer: {begin} call+ {end}", f"call: {call} ({'|'.join(names)}) {call_end}"]
+    for name, each in zip(names, tools, strict=True):
+        function = each["function"]
+        assert isinstance(function, dict)
+        rules.append(f'{name}: "{function["name"]}" {separator} {name}_arguments')
+        rules.append(json_rule(f"{name}_arguments", json.dumps(function["parameters"])))
+    return grammar_of("\n".join(rules) + "\n", "none", TOKENIZER)
+
+
+@pytest.mark.parametrize(
+    ("said", "wanted"),
+    [
+        ("add 3 and 4.5", [("add", '{"a":3,"b":4.5}')]),
+        ('[[call: add {"a": 1, "b": 2}]]', [("add", '{"a": 1, "b": 2}')]),
+        (
+            "add 3 and 4, get_weather",
+            [("add", '{"a":3,"b":4}'), ("get_weather", '{"city":"city"}')],
+        ),
+        ("Hello", [("add", '{"a":0,"b":1}')]),
+        ("[[call: nope {}]]", [("add", '{"a":0,"b":1}')]),
+        ("[[call: get_weather {}]]", [("get_weather", '{"city":""}')]),
+    ],
+)
+def test_calls_that_a_grammar_asks_for(said: str, wanted: list[tuple[str, str]]) -> None:
+    """A grammar names the markers by their ids: of text that has to follow, or that two markers
+    share, llguidance allows only what the rest of the vocabulary makes of it."""
+    tools = [ADD, WEATHER]
+    found = events(request(prompt(said, tools=tools), grammar=call_grammar(*tools)))
+    assert text_of(found) == CALLS.format("".join(CALL.format(*call) for call in wanted))
+    marks = [i for event in found for i in event.token_ids if i > 255]
+    assert len(marks) == 2 + 3 * len(wanted) + 1
 
 
 def test_off_the_script_what_ends_comes_first() -> None:
