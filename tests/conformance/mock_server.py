@@ -8,20 +8,19 @@ from __future__ import annotations
 
 import asyncio
 import json
-import re
 import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import uvicorn
 from starlette.types import Receive, Scope, Send
 
-Json = dict[str, object]
+from tests.conformance import mock_surfaces as surfaces
+from tests.conformance.mock_model import Json, Said, said
 
-DIRECTIVE = re.compile(r"\[\[(say|think|call|count): (.*?)\]\]", re.DOTALL)
 KEY = "sk-mock-key-00000001"
 JSON = "application/json"
 SSE = "text/event-stream"
@@ -37,41 +36,6 @@ class Faults:
     refusal: Callable[[int, Json], tuple[int, object]] = lambda status, body: (status, body)
     headers: Callable[[dict[str, str]], dict[str, str]] = lambda headers: headers
     accepts_all: bool = False
-
-
-@dataclass
-class Said:
-    reasoning: str | None = None
-    content: str = ""
-    calls: list[tuple[str, str]] = field(default_factory=list)
-    finish_reason: str = "stop"
-
-
-def said(body: Json) -> Said:
-    """What the model answers to a chat request."""
-    messages = body["messages"]
-    assert isinstance(messages, list)
-    text = str(messages[-1]["content"])
-    thinks = body.get("thinking") != {"type": "disabled"}
-    turn = Said(reasoning="" if thinks else None)
-    for kind, what in DIRECTIVE.findall(text):
-        if kind == "say":
-            turn.content += what
-        elif kind == "think" and thinks:
-            turn.reasoning = what
-        elif kind == "call" and body.get("tools") and body.get("tool_choice") != "none":
-            name, _, arguments = what.partition(" ")
-            turn.calls.append((name, arguments))
-            turn.finish_reason = "tool_calls"
-        elif kind == "count":
-            turn.content += " ".join(f"word{i + 1}" for i in range(int(what)))
-    most = body.get("max_tokens")
-    if isinstance(most, int) and most < len(turn.content):
-        turn.content, turn.finish_reason = turn.content[:most], "length"
-    stop = body.get("stop")
-    for mark in [stop] if isinstance(stop, str) else stop if isinstance(stop, list) else []:
-        turn.content = turn.content.partition(mark)[0]
-    return turn
 
 
 class Mock:
@@ -97,15 +61,43 @@ class Mock:
         await send({"type": "http.response.body", "body": content})
 
     def answer(self, scope: Scope, body: bytes) -> tuple[int, str, bytes]:
-        if dict(scope["headers"]).get(b"authorization") != f"Bearer {KEY}".encode():
+        given = dict(scope["headers"])
+        if KEY.encode() not in (given.get(b"authorization", b"")[7:], given.get(b"x-api-key")):
             return self.refusal(401, "Authentication Fails", "authentication_error")
         path = scope["path"].removeprefix("/v1")
+        if path in ("/anthropic/v1/messages", "/responses") and scope["method"] == "POST":
+            return self.surface(path, body)
         if path == "/models" and scope["method"] == "GET":
             card = {"id": "mock", "object": "model", "owned_by": "mock"}
             return 200, JSON, json.dumps({"object": "list", "data": [card]}).encode()
         if path != "/chat/completions" or scope["method"] != "POST":
             return self.refusal(404, "There is no such route.")
         return self.chat(body)
+
+    def surface(self, path: str, raw: bytes) -> tuple[int, str, bytes]:
+        """The Anthropic and the Responses surface, whose answers stand in mock_surfaces."""
+        anthropic = path.startswith("/anthropic")
+        try:
+            body = json.loads(raw)
+            turn = said(surfaces.as_chat(body))
+            most = body.get("max_tokens" if anthropic else "max_output_tokens")
+            if body["model"] != "mock" or most == 0 or body.get("temperature") not in (None, 0):
+                raise ValueError
+        except (ValueError, TypeError, LookupError, AttributeError):
+            status, kind, content = self.refusal(400, "The request is wrong.")
+            if anthropic:
+                content = json.dumps({"type": "error"} | json.loads(content)).encode()
+            return status, kind, content
+        marks = body.get("stop_sequences") or [None]
+        if anthropic:
+            whole = surfaces.message(turn, marks[0])
+            make = surfaces.message_events
+        else:
+            whole, make = surfaces.response(turn), surfaces.response_events
+        if body.get("stream"):
+            events = self.faults.chunks(make(whole))
+            return 200, SSE, self.faults.raw(surfaces.named_events(events))
+        return 200, JSON, json.dumps(self.faults.plain(whole)).encode()
 
     def refusal(
         self, status: int, message: str, kind: str = "invalid_request_error"

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from tests.conformance.mock_server import KEY, Faults, Json, Mock, serving
+from tests.conformance.mock_model import Json
+from tests.conformance.mock_server import KEY, Faults, Mock, serving
 from tribody.conformance.runner import run_check
 from tribody.conformance.suite import SECTIONS
 from tribody.conformance.target import Target
@@ -98,6 +99,25 @@ PLAIN: dict[str, Callable[[Json], object]] = {
     "request.stop-string": put(*MESSAGE, "content", value="one two three"),
     "concurrency.not-mixed": put(*MESSAGE, "content", value="number 3"),
     "concurrency.ids": put("id", value="0" * 32),
+    "anthropic.shape": put("type", value="chat.completion"),
+    "anthropic.text": put("content", 0, "text", value="Blue."),
+    "anthropic.stop-reason": put("stop_reason", value="stop"),
+    "anthropic.usage": drop("usage", "output_tokens"),
+    "anthropic.usage-chat": put("usage", "input_tokens", value=7),
+    "anthropic.max-tokens": put("stop_reason", value="end_turn"),
+    "anthropic.stop-sequence": put("stop_sequence", value=None),
+    "anthropic.blocks": put("content", value=[]),
+    "anthropic.tool-use": put("content", 0, "input", value="{}"),
+    "anthropic.tool-none": put("content", value=[{"type": "tool_use"}]),
+    "anthropic.thinking": lambda answer: answer | {"content": answer["content"][::-1]},  # type: ignore[index]
+    "responses.shape": put("object", value="chat.completion"),
+    "responses.message": drop("output", 0, "content", 0, "annotations"),
+    "responses.text": put("output", 0, "content", 0, "text", value="Blue."),
+    "responses.usage": put("usage", "total_tokens", value=1),
+    "responses.store": put("store", value=True),
+    "responses.incomplete": put("status", value="completed"),
+    "responses.call": drop("output", 0, "call_id"),
+    "responses.turns": put("output", value=[]),
 }
 
 
@@ -178,6 +198,22 @@ CHUNKS: dict[str, Callable[[list[Json]], list[Json]]] = {
     "tools.stream-later": tool_names,
     "tools.stream-equals-plain": lambda chunks: [*chunks[:2], *chunks[3:]],
     "tools.stream-finish": lambda chunks: chunks[:-1],
+    "anthropic.event-order": lambda events: [*events[:-2], events[-1], events[-2]],
+    "anthropic.event-index": each(lambda event: event.update(index=1)),
+    "anthropic.message-start": lambda events: events[1:],
+    "anthropic.message-delta": lambda events: [e for e in events if e["type"] != "message_delta"],
+    "anthropic.stream-text": lambda events: [*events[:3], *events[4:]],
+    "anthropic.tool-stream": lambda events: [*events[:3], *events[4:]],
+    "anthropic.thinking-stream": lambda events: [*events[:2], *events[6:10], *events[2:6],
+                                                 *events[10:]],
+    "responses.sequence": lambda events: [*events[:2], *events[3:]],
+    "responses.event-order": lambda events: [events[1], events[0], *events[2:]],
+    "responses.stream-text": lambda events: [*events[:4], *events[5:]],
+    "responses.stream-whole": lambda events: events[:-1],
+    "responses.stream-ids": lambda events: [e | {"item_id": "msg_2"} for e in events],
+    "responses.stream-incomplete": lambda events: events[:-1],
+    "responses.call-stream": lambda events: [*events[:3], *events[4:]],
+    "responses.reasoning": lambda events: [e for e in events if "reasoning" not in str(e["type"])],
     "tools.parallel-stream": lambda chunks: [
         chunk for chunk in chunks if '"index": 1, "id"' not in json.dumps(chunk)
     ],
@@ -195,6 +231,10 @@ RAW: dict[str, Callable[[bytes], bytes]] = {
     "stream.framing": lambda body: body.removesuffix(b"\n"),
     "stream.comments": lambda body: b"hello\n\n" + body,
     "stream.object": lambda body: body.replace(b'data: {"id"', b'data: {"id', 1),
+    "anthropic.event-names": lambda body: body.replace(b"event: ping", b"event: message_start"),
+    "anthropic.no-done": lambda body: body + b"data: [DONE]\n\n",
+    "responses.event-names": lambda body: body.replace(b"event: response.created\n", b""),
+    "responses.no-done": lambda body: body + b"data: [DONE]\n\n",
 }
 
 

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.conformance.mock_server import JSON, KEY, SSE, Mock, Said, Wrong, plain, serving
+from tests.conformance.mock_model import Said
+from tests.conformance.mock_server import JSON, KEY, SSE, Mock, Wrong, plain, serving
 from tribody.conformance import wire
 from tribody.conformance.check import BOTH, Check, Section
 from tribody.conformance.checks import batches, cache
@@ -134,7 +135,7 @@ def verdicts(target: Target) -> dict[str, Outcome]:
         Check("x.fail", "", fails),
         Check("x.skip", "", skips),
         Check("x.stumble", "", stumbles),
-        Check("x.need", "", passes, ("anthropic",)),
+        Check("x.need", "", passes, ("embeddings",)),
         Check("x.old", "", passes, (), ("2025",)),
     )
     heard: list[Outcome] = []
@@ -149,7 +150,7 @@ def test_the_runner_counts_and_keeps_the_key_to_itself(url: str) -> None:
         found = verdicts(Target(client, "2026"))
     assert found["x.fail"].detail == "expected nothing; got <key>"
     assert found["x.skip"].detail == "no reason"
-    assert found["x.need"].detail == "there is no /anthropic/v1/messages"
+    assert found["x.need"].detail == "there is no /v1/embeddings"
     assert "ValueError" in found["x.stumble"].detail
     assert "x.old" not in found
 

@@ -51,7 +51,8 @@ PATHS: dict[str, tuple[str, ...]] = {
     "tokenize": ("/tokenize",),
 }  # by surface: where it may be, DeepSeek's place first
 ABSENT = (404, 405, 501)
-MAX_TOKENS = 96  # of an ordinary answer: a real model on a CPU must come to an end
+MAX_TOKENS = 96  # of an ordinary answer: the longest that checks have the scripted model say
+MAX_REAL_TOKENS = 32  # of one of a real model, which rarely knows when to stop and may be slow
 
 WEATHER: dict[str, object] = {
     "type": "object",
@@ -192,7 +193,8 @@ class Target:
     def body(self, content: str | Messages, **fields: object) -> dict[str, object]:
         """A chat request that does not think, unless `fields` say otherwise."""
         one = [{"role": "user", "content": content}] if isinstance(content, str) else content
-        body: dict[str, object] = {"model": self.model, "messages": one, "max_tokens": MAX_TOKENS}
+        most = MAX_TOKENS if self.scripted else MAX_REAL_TOKENS
+        body: dict[str, object] = {"model": self.model, "messages": one, "max_tokens": most}
         if self.profile == "2026":
             body["thinking"] = {"type": "disabled"}
         return {name: v for name, v in (body | fields).items() if v is not ...}

@@ -1,7 +1,7 @@
 """The one client of the suite: HTTP as bytes, server-sent events, and raw sockets.
 
-It repairs nothing and follows nothing: no redirects, no retries, no content decoding that a check
-did not ask for.  Answers are read whole, up to a bound, and taken apart afterwards.
+It repairs nothing and follows nothing: no redirects, no content decoding; a request is sent again
+only where its connection broke.  Answers are read whole, up to a bound, and taken apart afterwards.
 """
 
 from __future__ import annotations
@@ -178,19 +178,23 @@ class Client:
         request = self._http.build_request(
             method, self.base + path, content=content, headers=sent, files=files, data=data
         )
+        try:
+            return self._answer(request, f"{method} {path}")
+        except (httpx2.NetworkError, httpx2.RemoteProtocolError):
+            # A kept connection may have been closed since; a new one settles whose fault it was.
+            return self._answer(request, f"{method} {path}")
+
+    def _answer(self, request: httpx2.Request, what: str) -> Answer:
         answer = self._http.send(request, stream=True)
         try:
             body = bytearray()
             for piece in answer.iter_raw():
                 body += piece
-                expect(
-                    len(body) <= MAX_ANSWER_BYTES,
-                    f"an answer of at most {MAX_ANSWER_BYTES} bytes from {method} {path}",
-                    "more",
-                )
+                limit = f"an answer of at most {MAX_ANSWER_BYTES} bytes from {what}"
+                expect(len(body) <= MAX_ANSWER_BYTES, limit, "more")
         finally:
             answer.close()
-        return Answer(answer.status_code, answer.headers, bytes(body), f"{method} {path}")
+        return Answer(answer.status_code, answer.headers, bytes(body), what)
 
     def hang_up(self, path: str, payload: object) -> None:
         """Start a streamed answer and close the connection after its first bytes."""

@@ -60,7 +60,8 @@ def duplicate_keys(t: Target) -> None:
 def many_keys(t: Target) -> None:
     fields = ", ".join(f'"k{i}": {i}' for i in range(100_000)).encode()
     body = b'{"model": "x", "messages": [], ' + fields + b"}"
-    t.client.send("POST", t.chat_path, content=body).refused(400, 404, 413, 422)
+    status = t.client.send("POST", t.chat_path, content=body).status
+    expect(status < 500, "below 500", status)
 
 
 def byte_order_mark(t: Target) -> None:

@@ -20,7 +20,8 @@ def _accepts(fields: tuple[Fields, ...], t: Target) -> None:
 def _refuses(fields: tuple[Fields, ...], t: Target) -> None:
     for one in fields:
         answer = t.chat(t.prompts.say("No."), **one)
-        expect(answer.status in (400, 422), f"400 or 422 for {one!r}"[:160], answer.status)
+        given = ", ".join(f"no {k}" if v is ... else f"{k} {v!r}" for k, v in one.items())
+        expect(answer.status in (400, 422), f"400 or 422 for {given}", answer.status)
 
 
 def _refuses_messages(conversations: tuple[object, ...], t: Target) -> None:
