@@ -29,8 +29,8 @@ from tribody.text.tokenizer import Tokenizer
 
 MAX_CACHED_GRAMMARS = 32
 MAX_CACHED_BYTES = 1 << 20
-# Of grammars' text.  A compiled one takes about 100 times its text, and its automaton up to 2 kB
-# for each of MAX_LEXER_STATES; JSON schemas of a few kB, which is most, stay below 1 MB.
+# Of grammars' text.  A compiled one takes up to 100 times its text (1,000 optional properties;
+# most take too little to be measured), and a spent automaton less than 1 MB.
 
 UNUSABLE = "the engine could not prepare the grammar of this answer for the model's vocabulary"
 LOST = "the grammar of this answer exhausted its limits; use a simpler one"
@@ -199,7 +199,8 @@ class _Vocabulary:
 def ll_tokenizer(
     tokenizer: Tokenizer, vocab_size: int, eos_token_ids: frozenset[int]
 ) -> LLTokenizer:
-    """llguidance's view of a vocabulary: 0.3 s and 30 MB for 49,152 tokens.
+    """llguidance's view of a vocabulary: 0.3 s and 75 MB for 49,152 tokens, 1 s and 200 MB for
+    129,280.  It keeps the interpreter to itself for most of that, so steps pause, this once.
 
     Raises: BadModel if the model has no end token, which is how an answer ends here.
     """
