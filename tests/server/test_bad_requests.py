@@ -180,7 +180,7 @@ CASES: list[tuple[str, str, dict[str, object], int, str | None]] = [
     ("user number", CHAT, {"user": 5}, 400, "user"),
     ("user long", CHAT, {"user": "ü" * 257}, 400, "user"),
     ("user_id long", CHAT, {"user_id": "u" * 513}, 400, "user_id"),
-    ("json mode", CHAT, {"response_format": {"type": "json_object"}}, 400, "response_format"),
+    ("json mode", CHAT, {"response_format": {"type": "json_object"}}, 400, "messages"),
     ("ignore_eos text", CHAT, {"ignore_eos": "no"}, 400, "ignore_eos"),
     ("no prompt", RAW, {"prompt": ...}, 400, "prompt"),
     ("prompt null", RAW, {"prompt": None}, 400, "prompt"),

@@ -13,8 +13,9 @@ import msgspec
 from tribody.core.api_settings import ProfileName
 from tribody.core.errors import BadRequest, BadValue
 from tribody.core.principal import Principal
-from tribody.core.request import SamplingParams
+from tribody.core.request import SamplingParams, Thinking
 from tribody.server import thinking, validation
+from tribody.server.answer_grammar import answer_grammar
 from tribody.server.generation import Generation, Prompt
 from tribody.server.messages import template_messages
 from tribody.server.models_table import ServedModel, ServedName
@@ -87,8 +88,12 @@ def prepare(
     if rendered.thinks and caller.api.sampling == "deepseek":
         sampling = _thinking_sampling(sampling, profile)
         without_effect += [n for n in WITHOUT_EFFECT if getattr(fields, n) is not None]
+    free: Thinking = "may" if rendered.thinks else "none"
+    free = "open" if rendered.opens_thinking else free
     sampling = msgspec.structs.replace(
-        sampling, thinking="open" if rendered.opens_thinking else "may"
+        sampling,
+        thinking="open" if rendered.opens_thinking else "may",
+        grammar=answer_grammar(fields, rendered.tools, model, free, service.grammars),
     )
     request = engine_request(fields, ids, sampling, caller)
     recent, key = service.recent_prompts, (model.model_id, request.cache_salt)
@@ -158,10 +163,6 @@ def _check_fields(fields: ChatRequest) -> int:
     if len(given) > 1:
         raise BadRequest(
             "max_tokens and max_completion_tokens differ; give one of them.", param="max_tokens"
-        )
-    if fields.response_format is not None and fields.response_format.type != "text":
-        raise BadRequest(
-            "response_format other than 'text' is not supported.", param="response_format"
         )
     return (fields.top_logprobs or 0) if fields.logprobs else -1
 

@@ -45,7 +45,6 @@ MAX_USER_BYTES = 512
 MAX_TOOLS = 128
 MAX_TOOL_CALLS = 128  # in one message
 MAX_TOOL_DESCRIPTION = 64 * 2**10  # characters
-MAX_SCHEMA_BYTES = 64 * 2**10  # of one JSON schema
 START_SECONDS = 600.0  # a request that has not begun to run by then is ended
 MAX_IGNORED_FIELDS = 16  # named in x-tribody-ignored; more are counted
 

@@ -158,6 +158,7 @@ async def serve(
     Raises: BadConfig, BadModel, EngineFailed before the server is ready; nothing afterwards.
     """
     engines = [first]
+    service: Service | None = None
 
     async def close_engines() -> None:
         await asyncio.gather(*(engine.close(0) for engine in engines))
@@ -177,6 +178,8 @@ async def serve(
     finally:
         listening.listener.close()
         await close_engines()
+        if service is not None:
+            service.grammars.close()
 
 
 def all_aliases(

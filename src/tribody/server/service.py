@@ -33,6 +33,7 @@ from tribody.server.models_table import ModelsTable, ServedModel
 from tribody.server.recent_prompts import RecentPrompts
 from tribody.server.types import SamplingFields
 from tribody.server.validation import check_fields, unknown_fields
+from tribody.text.grammar_process import GrammarCheck
 
 NUM_TEXT_THREADS = 2
 # Rendering and tokenizing at once: enough that a large prompt does not block a small one, few
@@ -66,6 +67,7 @@ class Service:
     draining: bool = False
     in_flight: int = 0
     in_flight_of: Counter[str] = field(default_factory=Counter)  # by key
+    grammars: GrammarCheck = field(default_factory=GrammarCheck)
     recent_prompts: RecentPrompts = field(default_factory=RecentPrompts)
     text_limiter: anyio.CapacityLimiter | None = field(default=None)
 

@@ -12,6 +12,7 @@ import msgspec
 from tribody.core.errors import BadRequest, BadValue
 from tribody.server import limits
 from tribody.server.types import ChatRequest, FunctionTool
+from tribody.text.json_schema import MAX_SCHEMA_BYTES
 
 TOOL_NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 CHOICES = ("none", "auto", "required")
@@ -75,7 +76,7 @@ def _check(function: FunctionTool, param: str) -> None:
         f"{param}.description", len(description), limits.MAX_TOOL_DESCRIPTION, "characters"
     )
     size = len(msgspec.json.encode(function.parameters))
-    limits.check_count(f"{param}.parameters", size, limits.MAX_SCHEMA_BYTES, "bytes")
+    limits.check_count(f"{param}.parameters", size, MAX_SCHEMA_BYTES, "bytes")
     kind = (function.parameters or {}).get("type", "object")
     if kind != "object":
         raise BadValue(

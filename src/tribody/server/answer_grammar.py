@@ -1,0 +1,124 @@
+"""The grammar that a chat request asks for: JSON, or calls of its tools.
+
+A grammar holds the answer from its first token on, after the thinking.  It is written where the
+request leaves no choice (`response_format`, tool_choice "required" or a name, strict tools, one
+call at most); otherwise the model is free, and its calls are read as it writes them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tribody.core.errors import BadRequest, BadValue
+from tribody.core.request import Thinking
+from tribody.server.models_table import ServedModel
+from tribody.server.tools import Toolbox
+from tribody.server.types import ChatMessage, ChatRequest, FunctionTool, ResponseFormat
+from tribody.text.grammar import grammar_of, json_rule
+from tribody.text.grammar_process import GrammarCheck
+from tribody.text.json_schema import check_schema, check_strict
+from tribody.text.tool_formats.grammar import ANY_OBJECT, CallableTool, tool_answer
+
+FORMATS = ("text", "json_object", "json_schema")
+
+
+def answer_grammar(
+    fields: ChatRequest,
+    tools: Toolbox,
+    model: ServedModel,
+    thinking: Thinking,
+    grammars: GrammarCheck,
+) -> str | None:
+    """None where the answer is free.  Raises: BadRequest for what cannot be followed."""
+    schema = _json_schema(fields.response_format, fields.messages)
+    if schema is not None and fields.messages[-1].prefix:
+        raise BadRequest(
+            "response_format cannot be followed by an answer that was begun (prefix: true).",
+            param="response_format",
+        )
+    strict = any(function.strict for function in tools.functions)
+    held = tools.may_call and (tools.must_call or strict or not tools.parallel)
+    if not held and schema is None:
+        return None
+    size = model.engine.info.vocab_size
+    if not tools.may_call:
+        answer = json_rule("answer", schema or ANY_OBJECT)
+        grammar = grammar_of(answer, thinking, model.tokenizer)
+        grammars.check(grammar, size, "response_format")
+        return grammar
+    try:
+        callables = _callables(tools, loosely=False)
+        grammar = _with_calls(tools, callables, schema, model, thinking)
+        grammars.check(grammar, size, "tools")
+    except BadRequest:
+        # Only strict tools promise that their schemas are kept to.
+        callables = _callables(tools, loosely=True)
+        grammar = _with_calls(tools, callables, schema, model, thinking)
+        grammars.check(grammar, size, "tools")
+    return grammar
+
+
+def _json_schema(given: ResponseFormat | None, messages: Sequence[ChatMessage]) -> str | None:
+    """The schema of the whole answer; None: it is text."""
+    if given is None or given.type == "text":
+        return None
+    if given.type not in FORMATS:
+        raise BadValue(
+            f"response_format.type {given.type[:32]!r} is not one of {', '.join(FORMATS)}.",
+            param="response_format.type",
+        )
+    if given.type == "json_object":
+        if not any(_speaks_of_json(message) for message in messages):
+            raise BadRequest(
+                "Prompt must contain the word 'json' in some form to use 'response_format' of "
+                "type 'json_object'.",
+                param="messages",
+            )
+        return ANY_OBJECT
+    param = "response_format.json_schema.schema"
+    schema = given.json_schema.schema if given.json_schema is not None else None
+    if not isinstance(schema, dict):
+        raise BadRequest("response_format of type 'json_schema' needs a schema.", param=param)
+    return check_schema(schema, param)
+
+
+def _speaks_of_json(message: ChatMessage) -> bool:
+    content = message.content or ""
+    texts = [content] if isinstance(content, str) else [part.text or "" for part in content]
+    return any("json" in text.lower() for text in texts)
+
+
+def _callables(tools: Toolbox, *, loosely: bool) -> list[CallableTool]:
+    """The tools that may be called; `loosely`: only strict ones by their schemas."""
+    chosen = [f for f in tools.functions if not tools.named or f.name == tools.choice]
+    return [_callable(function, loosely=loosely) for function in chosen]
+
+
+def _callable(function: FunctionTool, *, loosely: bool) -> CallableTool:
+    param = f"tools.{function.name}.parameters"
+    if function.strict:
+        check_strict(function.parameters or {}, param)
+    elif loosely or function.parameters is None:
+        return CallableTool(function.name)
+    return CallableTool(function.name, check_schema(function.parameters or {}, param))
+
+
+def _with_calls(
+    tools: Toolbox,
+    callables: list[CallableTool],
+    schema: str | None,
+    model: ServedModel,
+    thinking: Thinking,
+) -> str:
+    assert model.chat_template is not None
+    answer = tool_answer(
+        model.chat_template.tool_format,
+        callables,
+        model.tokenizer,
+        must_call=tools.must_call or schema is not None,
+        parallel=tools.parallel,
+    )
+    if schema is not None and not tools.must_call:
+        calls = answer.replace("answer:", "calls_answer:", 1)
+        answer = "answer: json_answer | calls_answer\n" + calls + json_rule("json_answer", schema)
+    return grammar_of(answer, thinking, model.tokenizer)
