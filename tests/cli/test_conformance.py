@@ -27,7 +27,7 @@ def key_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("TRIBODY_API_KEY", "OPENAI_API_KEY", "TRIBODY_URL", "OPENAI_BASE_URL"):
         monkeypatch.delenv(name, raising=False)
     path = tmp_path / "key"
-    path.write_text(f"# ours\n\n{KEY}\n")
+    path.write_text(f"# ours\n\n{KEY}  profile=2025\n")
     return path
 
 

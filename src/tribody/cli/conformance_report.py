@@ -76,7 +76,7 @@ def _key(path: Path | None, environment: Environment) -> str | None:
     keys = [line for line in lines if line and not line.startswith("#")]
     if not keys:
         raise BadConfig(f"--key-file {path}: holds no key; write one on a line")
-    return keys[0]
+    return keys[0].split()[0]  # behind a key may stand its settings
 
 
 def _print_list(sections: Sequence[Section], profile: ProfileName, console: Console) -> None:

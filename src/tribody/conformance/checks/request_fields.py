@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from tribody.conformance.check import ONLY_2026, Check, Section
+from tribody.conformance.check import ONLY_2025, ONLY_2026, Check, Section
 from tribody.conformance.target import Target, function
 from tribody.conformance.verdict import expect
 
@@ -109,6 +109,11 @@ def max_tokens_beyond_context(t: Target) -> None:
     answer.refused()
 
 
+def max_tokens_of_v3(t: Target) -> None:
+    t.chat(t.prompts.say("Yes."), max_tokens=8192).expect_status(200)
+    t.chat(t.prompts.say("No."), max_tokens=8193).refused()
+
+
 def max_completion_tokens(t: Target) -> None:
     answer = t.chat(t.prompts.count(40), max_tokens=..., max_completion_tokens=5).ok()
     used = answer.at("usage", "completion_tokens").integer()
@@ -192,6 +197,8 @@ SECTION = Section(
               max_tokens_is_obeyed),
         Check("request.max-tokens-beyond", "max_tokens=393,217 is refused",
               max_tokens_beyond_context),
+        Check("request.max-tokens-v3", "max_tokens: 8,192 accepted without thinking, 8,193 refused",
+              max_tokens_of_v3, profiles=ONLY_2025),
         Check("request.max-completion-tokens", "max_completion_tokens is max_tokens",
               max_completion_tokens),
         Check("request.top-logprobs", "top_logprobs: 0 and 20 accepted, -1 and 21 refused",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from functools import partial
 
@@ -31,11 +30,11 @@ NESTED: dict[str, object] = {
 }
 
 
-def _calls(answer: Value) -> list[Value]:
+def calls_of(answer: Value) -> list[Value]:
     return message(answer).at("tool_calls").items()
 
 
-def _arguments(call: Value) -> object:
+def arguments_of(call: Value) -> object:
     return call.at("function", "arguments").decoded().raw
 
 
@@ -49,7 +48,7 @@ def offered(t: Target) -> None:
 
 
 def shape(t: Target) -> None:
-    call = _calls(t.called())[0]
+    call = calls_of(t.called())[0]
     call.at("type").is_("function")
     expect(call.at("id").text(), "an id", "an empty one")
     call.at("function", "name").text()
@@ -57,7 +56,7 @@ def shape(t: Target) -> None:
 
 
 def id_form(t: Target) -> None:
-    found = _calls(t.called())[0].at("id").text()
+    found = calls_of(t.called())[0].at("id").text()
     expect(CALL_ID.fullmatch(found), "an id like call_00_ and 24 characters", found)
 
 
@@ -72,21 +71,21 @@ def no_markup(t: Target) -> None:
 
 
 def arguments(t: Target) -> None:
-    call = _calls(t.called())[0]
+    call = calls_of(t.called())[0]
     t.obeyed(call.at("function", "name").raw == "get_weather", "get_weather called", call.raw)
-    t.obeyed(_arguments(call) == PARIS, f"the arguments {PARIS!r}", call.raw)
+    t.obeyed(arguments_of(call) == PARIS, f"the arguments {PARIS!r}", call.raw)
 
 
 def nested_arguments(t: Target) -> None:
     tool = function("store", parameters={"type": "object", "properties": {}})
     answer = t.chat(t.prompts.call("store", NESTED), tools=[tool], max_tokens=512).ok()
-    expect_equal(_arguments(_calls(answer)[0]), NESTED, "the arguments")
+    expect_equal(arguments_of(calls_of(answer)[0]), NESTED, "the arguments")
 
 
 def no_arguments(t: Target) -> None:
     tool = function("now", parameters={"type": "object", "properties": {}})
     answer = t.chat(t.prompts.call("now", {}), tools=[tool]).ok()
-    expect_equal(_arguments(_calls(answer)[0]), {}, "the arguments")
+    expect_equal(arguments_of(calls_of(answer)[0]), {}, "the arguments")
 
 
 def usage(t: Target) -> None:
@@ -106,7 +105,7 @@ def text_and_call(t: Target) -> None:
     ask = t.prompts.call("get_weather", PARIS, before="Let me look.")
     found = t.chat(ask, tools=[function()]).ok()
     expect_equal(message(found).at("content").text().strip(), "Let me look.", "content")
-    expect_equal(len(_calls(found)), 1, "the number of calls")
+    expect_equal(len(calls_of(found)), 1, "the number of calls")
 
 
 # --- stream ----------------------------------------------------------------------------------
@@ -131,7 +130,7 @@ def later_fragments(t: Target) -> None:
 
 
 def stream_equals_plain(t: Target) -> None:
-    plain = _calls(t.called())
+    plain = calls_of(t.called())
     expected = [(c.at("function", "name").raw, c.at("function", "arguments").raw) for c in plain]
     expect_equal(t.streamed_call().calls(), expected, "the streamed calls")
 
@@ -156,11 +155,11 @@ BOTH_TOOLS = [function(), function("get_time")]
 
 
 def parallel(t: Target) -> None:
-    calls = _calls(t.chat(t.prompts.calls(*TWO), tools=BOTH_TOOLS, max_tokens=256).ok())
+    calls = calls_of(t.chat(t.prompts.calls(*TWO), tools=BOTH_TOOLS, max_tokens=256).ok())
     t.obeyed(len(calls) == 2, "two calls", len(calls))
     ids = {call.at("id").text() for call in calls}
     expect(len(ids) == 2, "two ids", ids)
-    found = [(call.at("function", "name").raw, _arguments(call)) for call in calls]
+    found = [(call.at("function", "name").raw, arguments_of(call)) for call in calls]
     t.obeyed(found == list(TWO), repr(TWO), found)
 
 
@@ -193,7 +192,7 @@ def choice_auto(t: Target) -> None:
 def choice_required(t: Target) -> None:
     fields: dict[str, object] = {"tools": BOTH_TOOLS, "tool_choice": "required"}
     answer = t.needs_200(t.chat("Hello.", max_tokens=256, **fields), "required").json()
-    calls = _calls(answer)
+    calls = calls_of(answer)
     expect(calls, "at least one call", "none")
     name = calls[0].at("function", "name").raw
     expect(name in ("get_weather", "get_time"), "one of the functions", name)
@@ -203,7 +202,7 @@ def choice_named(t: Target) -> None:
     choice = {"type": "function", "function": {"name": "get_time"}}
     fields: dict[str, object] = {"tools": BOTH_TOOLS, "tool_choice": choice}
     answer = t.needs_200(t.chat("Hello.", max_tokens=256, **fields), "a named choice").json()
-    names = [call.at("function", "name").raw for call in _calls(answer)]
+    names = [call.at("function", "name").raw for call in calls_of(answer)]
     expect(names and set(names) == {"get_time"}, "get_time called", names)
 
 
@@ -238,86 +237,52 @@ def _bad_conversation(messages: list[dict[str, object]], t: Target) -> None:
 # --- text that is no call --------------------------------------------------------------------
 
 BEGIN = "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>"
-MALFORMED = (
-    f'{BEGIN}get_weather<｜tool▁sep｜>{{"city": "Par',
-    f'{BEGIN}get_weather<｜tool▁sep｜>{{"city": oops}}<｜tool▁call▁end｜><｜tool▁calls▁end｜>',
-    f"{BEGIN}get_weather",
-    f"{BEGIN}no separator here<｜tool▁call▁end｜><｜tool▁calls▁end｜>",
-)
+END = "<｜tool▁call▁end｜><｜tool▁calls▁end｜>"
+NO_CALLS = {
+    "name-only": (f"{BEGIN}get_weather", "no arguments"),
+    "no-separator": (f"{BEGIN}nothing separates this{END}", "no separator"),
+    "no-json": (f"{BEGIN}get_weather<｜tool▁sep｜>sunny tomorrow{END}", "no JSON for arguments"),
+    "no-end": ("<｜tool▁calls▁begin｜>nothing follows", "nothing in it"),
+}
+BROKEN = (
+    f'{BEGIN}get_weather<｜tool▁sep｜>{{"city": "Paris, Texas',
+    f'{BEGIN}get_weather<｜tool▁sep｜>{{"city": Texas}}{END}',
+)  # arguments that begin as JSON and break: they may have been streamed already
 
 
-def _malformed(text: str, t: Target) -> None:
-    """Its words come back as content: nothing that the model wrote is lost."""
-    answer = t.chat(t.prompts.raw(text), tools=[function()], max_tokens=512).ok()
-    found = message(answer)
-    for call in [] if found.maybe("tool_calls").null else found.at("tool_calls").items():
-        expect(isinstance(_arguments(call), dict), "calls with arguments that parse", call.raw)
-    whole = json.dumps(found.raw, ensure_ascii=False)
-    for word in re.findall(r"[A-Za-z_]{4,}", text.replace(BEGIN, "")):
-        if word != "tool":
-            expect(word in whole, f"{word!r} in the message", whole)
+def _words(text: str) -> list[str]:
+    """The words that the model wrote around its markup."""
+    return [word for word in re.findall(r"[A-Za-z_]{4,}", text) if word != "tool"]
 
 
-def malformed_stream(t: Target) -> None:
-    stream = t.stream(t.prompts.raw(MALFORMED[1]), tools=[function()], max_tokens=512)
-    expect("oops" in stream.content, "the words of the broken call as content", stream.content)
+def _no_call(name: str, t: Target) -> None:
+    """What begins like a call and is none comes back as content, all its words in it."""
+    text, _ = NO_CALLS[name]
+    found = message(t.chat(t.prompts.raw(text), tools=[function()], max_tokens=512).ok())
+    expect(not found.maybe("tool_calls").raw, "no tool_calls", found.raw)
+    content = found.at("content").text()
+    for word in _words(text.replace("calls", "")):
+        expect(word in content, f"{word!r} in the content", content)
 
 
-# --- strict ----------------------------------------------------------------------------------
+def broken_arguments(t: Target) -> None:
+    """As content or as arguments: nothing that the model wrote is lost."""
+    for text in BROKEN:
+        found = message(t.chat(t.prompts.raw(text), tools=[function()], max_tokens=512).ok())
+        whole = " ".join(found.strings())
+        for word in ("get_weather", "city", "Texas"):
+            expect(word in whole, f"{word!r} in the message", found.raw)
 
 
-def _schema(**more: object) -> dict[str, object]:
-    """A strict schema with one property `x` of `more`."""
-    return {
-        "type": "object",
-        "properties": {"x": more},
-        "required": ["x"],
-        "additionalProperties": False,
-    }
-
-
-def strict_accepted(t: Target) -> None:
-    good = (
-        _schema(type="string", pattern="^a+$"),
-        _schema(type="string", format="email"),
-        _schema(type="integer", minimum=1, maximum=9),
-        _schema(type="string", enum=["a", "b"]),
-        _schema(anyOf=[{"type": "string"}, {"type": "integer"}]),
-        _schema(type="array", items={"type": "boolean"}),
-    )
-    for schema in good:
-        tool = function("f", parameters=schema, strict=True)
-        answer = t.beta(t.prompts.say("Yes."), tools=[tool])
-        expect(answer.status == 200, f"200 for {schema['properties']!r}", answer.status)
-
-
-STRICT_REFUSED = {
-    "additional": ({"type": "object", "properties": {}, "required": []},
-                   "additionalProperties left open"),
-    "required": ({**_schema(type="string"), "required": []}, "a property that is not required"),
-    "min-length": (_schema(type="string", minLength=2), "minLength"),
-    "max-length": (_schema(type="string", maxLength=2), "maxLength"),
-    "min-items": (_schema(type="array", items={"type": "string"}, minItems=1), "minItems"),
-    "max-items": (_schema(type="array", items={"type": "string"}, maxItems=1), "maxItems"),
-    "type": (_schema(type="strng"), "an unknown type"),
-    "format": (_schema(type="string", format="color"), "an unknown format"),
-    "nested": (_schema(type="object", properties={"y": {"type": "string"}}),
-               "an open object inside"),
-}  # fmt: skip
-
-
-def _strict_refused(name: str, t: Target) -> None:
-    tool = function("f", parameters=STRICT_REFUSED[name][0], strict=True)
-    t.beta(t.prompts.say("No."), tools=[tool]).refused()
-
-
-def strict_call(t: Target) -> None:
-    """The arguments of a strict call obey the schema, whatever the model would have liked."""
-    tool = function("pick", parameters=_schema(type="string", enum=["red", "blue"]), strict=True)
-    choice = {"type": "function", "function": {"name": "pick"}}
-    answer = t.beta("Pick a colour.", tools=[tool], tool_choice=choice, max_tokens=128)
-    found = _arguments(_calls(t.needs_200(answer, "a named choice").json())[0])
-    expect(found in ({"x": "red"}, {"x": "blue"}), "red or blue for x", found)
+def broken_stream(t: Target) -> None:
+    for text in (BROKEN[1], NO_CALLS["no-json"][0]):
+        fields: dict[str, object] = {"tools": [function()], "max_tokens": 512}
+        stream = t.stream(t.prompts.raw(text), **fields)
+        plain = message(t.chat(t.prompts.raw(text), **fields).ok())
+        expect_equal(stream.content, plain.maybe("content").raw or "", "the streamed content")
+        calls = [] if plain.maybe("tool_calls").null else plain.at("tool_calls").items()
+        pairs = [(c.at("function", "name").raw, c.at("function", "arguments").raw) for c in calls]
+        expect_equal(stream.calls(), pairs, "the streamed calls")
 
 
 SECTION = Section(
@@ -373,23 +338,14 @@ SECTION = Section(
               partial(_bad_conversation, [USER, CALLED, USER])),
         Check("tools.wrong-result", "a result for another id is refused",
               partial(_bad_conversation, [USER, CALLED, RESULT | {"tool_call_id": "call_99_x"}])),
-        Check("tools.cut-off", "a call that is cut off comes back as text",
-              partial(_malformed, MALFORMED[0]), ("scripted",)),
-        Check("tools.bad-json", "a call with broken JSON comes back as text",
-              partial(_malformed, MALFORMED[1]), ("scripted",)),
-        Check("tools.name-only", "a call without arguments comes back as text",
-              partial(_malformed, MALFORMED[2]), ("scripted",)),
-        Check("tools.no-separator", "a call without its separator comes back as text",
-              partial(_malformed, MALFORMED[3]), ("scripted",)),
-        Check("tools.bad-json-stream", "streamed: a broken call comes back as text",
-              malformed_stream, ("scripted",)),
-        Check("tools.strict", "strict schemas of the documented kinds are accepted",
-              strict_accepted, ("beta",)),
         *(
-            Check(f"tools.strict-{name}", f"strict: {what} is refused",
-                  partial(_strict_refused, name), ("beta",))
-            for name, (_, what) in STRICT_REFUSED.items()
+            Check(f"tools.{name}", f"what begins like a call and has {what} is text",
+                  partial(_no_call, name), ("scripted", "tools"))
+            for name, (_, what) in NO_CALLS.items()
         ),
-        Check("tools.strict-call", "a strict call obeys its schema", strict_call, ("beta",)),
+        Check("tools.broken", "arguments that break are not lost", broken_arguments,
+              ("scripted", "tools")),
+        Check("tools.broken-stream", "streamed: what is no call, the same as plain",
+              broken_stream, ("scripted", "tools")),
     ),
 )  # fmt: skip
