@@ -51,6 +51,18 @@ def test_what_templates_do_is_found_by_rendering(name: str, expected: ToolUse) -
     assert own(name).tool_format == expected.tool_format
 
 
+def test_a_template_that_loses_or_moves_content_beside_calls_is_not_used_for_them() -> None:
+    """llama.cpp's text for R1's distilled models writes the content after its calls, closed."""
+    source = (DATA / "qwen2_5.jinja").read_text(encoding="utf-8")
+    content = "{{- '\\n' + message.content }}"
+    assert source.count(content) == 1
+    lost = source.replace(content, "")
+    moved = lost.replace("{{- '}\\n</tool_call>' }}", "{{- '}\\n</tool_call>' ~ message.content }}")
+    assert moved != lost
+    for text in (lost, moved):
+        assert ChatTemplate(TemplateEngine(text), CONSTANTS).tool_use == ToolUse("hermes")
+
+
 def test_a_distilled_model_has_the_template_but_not_the_tokens() -> None:
     assert own("deepseek_v3_0324", knows=False).tool_use == ToolUse("hermes")
     assert own("qwen3", knows=False).tool_use == ToolUse("hermes", **NATIVE)
@@ -141,6 +153,18 @@ def test_native_templates_get_arguments_as_they_read_them() -> None:
         prompt = own(name).prompt([HELLO, CALL, RESULT], tools=TOOLS)
         assert '{"name": "weather", "arguments": {"city": "北京"}}' in prompt
         assert "# Tools" in prompt
+
+
+def test_no_content_beside_calls_is_an_empty_text() -> None:
+    """Qwen3's published template looks into the content before it asks whether there is one."""
+    source = (DATA / "qwen3.jinja").read_text(encoding="utf-8")
+    strict = source.replace(
+        "message.content if message.content is string else ''", "message.content"
+    )
+    assert strict != source
+    template = ChatTemplate(TemplateEngine(strict), CONSTANTS)
+    assert template.tool_use == ToolUse("hermes", **NATIVE)
+    assert "<tool_call>" in template.prompt([HELLO, CALL, RESULT], tools=TOOLS)
 
 
 def test_arguments_may_come_as_an_object() -> None:

@@ -84,7 +84,7 @@ def _for_template(messages: Sequence[Message], use: ToolUse) -> list[Message]:
                 }
                 for i, call in enumerate(calls)
             ]
-            message = {**message, "tool_calls": given, "content": message.get("content") or None}
+            message = {**message, "tool_calls": given, "content": message.get("content") or ""}
         result.append(message)
     return result
 

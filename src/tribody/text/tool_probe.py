@@ -84,12 +84,19 @@ def probed(render: Render, knows_token: Callable[[str], bool]) -> ToolUse:
 def _writes_calls(render: Render, use: ToolUse) -> bool:
     messages, _tools = prepared(_CONVERSATION, None, use)
     text = _text(render, messages, None)
-    if not all(f"probe result {i}" in text for i in range(len(_CALLS))) or "words" not in text:
+    if not all(f"probe result {i}" in text for i in range(len(_CALLS))):
         return False
     if use.tool_format == "deepseek_v3" and f"function{SEPARATOR}" not in text:
         return False  # it is V3.1's form, which is asked for next; one parser reads both
     parser = tool_parser(use.tool_format)
-    found = _calls(parser.push(text) + parser.finish())
+    events = parser.push(text) + parser.finish()
+    third = (
+        events.index(CallStart(2, "probe_three")) if CallStart(2, "probe_three") in events else 0
+    )
+    before = events[third - 1]
+    if not (third and isinstance(before, str) and "probe words" in before):
+        return False  # content that comes with a call stands before it
+    found = _calls(events)
     wanted = [(name, arguments_object(arguments)) for name, arguments in _CALLS]
     return [(name, arguments_object(arguments)) for name, arguments in found] == wanted
 
