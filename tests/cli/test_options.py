@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,10 @@ import pytest
 from tribody.cli.engine_options import EngineOptions, engine_config, require_native
 from tribody.cli.environment import TRIBODY_VARIABLES, read_environment
 from tribody.cli.logs import start_logging
+from tribody.cli.main import serve
 from tribody.cli.serve import ServeOptions, parse_aliases, resolve
 from tribody.cli.sizes import parse_bytes, parse_count, show_bytes
+from tribody.core.config import STEP_STRETCH
 from tribody.core.errors import BadConfig, EngineFailed
 from tribody.server.aliases import Alias
 
@@ -126,8 +129,15 @@ def test_packed_weights_are_kept_beside_the_models_where_a_command_does() -> Non
     assert kept.packed_dir == "/var/cache/tribody/packed"
 
 
+def test_defaults_that_the_command_line_repeats() -> None:
+    """It cannot import them and answer `--help` quickly."""
+    typed, meant = inspect.signature(serve).parameters, EngineOptions()
+    names = ("step_stretch", "max_running", "max_step_tokens", "speculation", "dtype", "tuning")
+    assert {n: typed[n].default for n in names} == {n: getattr(meant, n) for n in names}
+
+
 def test_step_stretch() -> None:
-    assert engine_config(Path("/m"), EngineOptions(), EMPTY).step_stretch == 3.0
+    assert engine_config(Path("/m"), EngineOptions(), EMPTY).step_stretch == STEP_STRETCH
     assert engine_config(Path("/m"), EngineOptions(step_stretch=0), EMPTY).step_stretch == 0
 
 

@@ -34,7 +34,7 @@ from tribody.memory.kv_memory import KVMemory, PageTable
 from tribody.scheduling.admission import refuse_impossible
 from tribody.scheduling.drafting import DraftPlanner
 from tribody.scheduling.events import Taken, event_of
-from tribody.scheduling.pace import PromptPace
+from tribody.scheduling.pace import PromptPace, Room
 from tribody.scheduling.sequence import Drafting, Job, Sequence, finish_reason
 
 
@@ -55,7 +55,7 @@ class Scheduler:
         self.max_context = min(config.max_context_tokens, config.num_pages * config.page_size)
         self.drafts = DraftPlanner(config, self.memory, self.max_context)
         self.pace = PromptPace(config.step_stretch, config.max_step_tokens)
-        self._shape = 0, 0  # of the step under way: sequences that decode, prompt tokens
+        self._room = self.pace.room(0)  # of the step under way
         self.running: list[Sequence] = []  # in order of arrival
         self.waiting: list[Sequence] = []  # in order of arrival
         self.held: dict[str, Sequence] = {}  # by request, until it is released
@@ -143,28 +143,30 @@ class Scheduler:
         others: list[Sequence] = []
         for sequence in self.running:
             (decodes if sequence.num_pending == 1 else others).append(sequence)
-        budget -= self._continue(plan, decodes, budget)
-        num_decoding = len(plan.chunks)
-        share = left = min(budget, self.pace.share(num_decoding))
-        left -= self._continue(plan, others, left)
-        while left and self.waiting and self._admit(self.waiting[0]):
+        for sequence in decodes:
+            budget -= self._schedule(plan, sequence, budget)
+        self._room = room = self.pace.room(len(plan.chunks))
+        for sequence in others:
+            budget -= self._read(plan, sequence, room, budget)
+        while min(budget, room.tokens(0)) and self.waiting and self._admit(self.waiting[0]):
             sequence = self.waiting.pop(0)
             insort(self.running, sequence, key=_order)
-            left -= self._schedule(plan, sequence, left)
+            budget -= self._read(plan, sequence, room, budget)
         if not plan.chunks:
             return None
-        self._shape = num_decoding, share - left
-        self.drafts.extend(plan, self.running, budget - (share - left))
+        # Beside prompts drafts only get what the pace allowed and prompts left.
+        spare = min(budget, room.tokens(0)) if room.num_tokens else budget
+        self.drafts.extend(plan, self.running, spare)
         self._num_steps += 1
         return plan
 
-    def _continue(self, plan: StepPlan, sequences: list[Sequence], budget: int) -> int:
-        """Chunks for sequences that run; returns the tokens they take."""
-        left = budget
-        for sequence in sequences:
-            if left and sequence.table is not None:  # it may have been preempted
-                left -= self._schedule(plan, sequence, left)
-        return budget - left
+    def _read(self, plan: StepPlan, sequence: Sequence, room: Room, budget: int) -> int:
+        """A chunk of a prompt, at its pace; returns the tokens it takes."""
+        first = sequence.num_computed
+        taken = self._schedule(plan, sequence, min(budget, room.tokens(first)))
+        if taken:
+            room.take(first, taken)
+        return taken
 
     def _admit(self, sequence: Sequence) -> bool:
         """Give a waiting sequence the pages of its known tokens, if they and one more token fit.
@@ -194,6 +196,8 @@ class Scheduler:
 
     def _schedule(self, plan: StepPlan, sequence: Sequence, budget: int) -> int:
         """Add a chunk for this sequence if pages allow; returns the tokens it takes."""
+        if not budget or sequence.table is None:  # it may have been preempted
+            return 0
         first, num_prompt, num_tokens = (
             sequence.num_computed,
             len(sequence.prompt),
@@ -277,7 +281,8 @@ class Scheduler:
             for twin in twins:
                 events += self._announce(twin, self._take(twin, drawn, stops))
         self.drafts.learn(plan, result)
-        self.pace.learn(*self._shape, result.seconds)
+        num_drafts = sum(chunk.num_drafts for chunk in plan.chunks)
+        self.pace.learn(self._room, num_drafts, result.seconds)
         return events
 
     def _take(
