@@ -283,6 +283,32 @@ def test_an_abort_while_a_grammar_is_prepared(tiny: BuiltEngine, gate: threading
     assert run(tiny, [request("b", OBJECT)])[0]["b", 0].token_ids
 
 
+def test_a_grammar_that_nobody_waits_for_is_not_compiled(
+    tiny: BuiltEngine, gate: threading.Event
+) -> None:
+    """Two of three that asked for the second one are gone before its turn, then the third."""
+    tiny.engine.submit(request("first", OBJECT))
+    for name in "abc":
+        tiny.engine.submit(request(name, 'start: "x"'))
+    guidance = tiny.engine._guidance
+    assert guidance is not None
+    waiting = guidance._preparing["a"]
+    for name in "abc":
+        assert not waiting.cancelled()
+        tiny.engine.abort(name)
+    assert waiting.cancelled()
+    gate.set()
+    assert [e.request_id for e in events_of(tiny) if e.finish_reason] == ["a", "b", "c", "first"]
+    assert run(tiny, [request("again", 'start: "x"')])[0]["again", 0].finish == "stop"
+
+
+def test_a_stop_string_ends_a_guided_answer(tiny: BuiltEngine) -> None:
+    sampling = SamplingParams(max_tokens=9, grammar='start: "abcdef"', stop=("cd",))
+    answers, _ = run(tiny, [Request(id="a", prompt_token_ids=[1], sampling=sampling)])
+    assert answers["a", 0].finish == "stop"
+    assert answers["a", 0].token_ids == ids("abcd")
+
+
 def test_the_cache_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     compiled: list[str] = []
 

@@ -156,8 +156,16 @@ class Guidance:
         """A choice is over; with the last one its request is."""
         self._walks.pop((request_id, choice), None)
         if is_last:
-            self._preparing.pop(request_id, None)
             self._matchers.pop(request_id, None)
+            compiled = self._preparing.pop(request_id, None)
+            if compiled is not None and compiled not in self._preparing.values():
+                self._give_back(compiled)
+
+    def _give_back(self, compiled: Future[LLMatcher | None]) -> None:
+        """Nobody waits for this any more: it is not compiled if that has not begun."""
+        if compiled.cancel():
+            for grammar in [g for g, known in self._cache.items() if known is compiled]:
+                del self._cache[grammar]
 
     def check(self) -> None:
         """Nothing is held for requests that are over, when none is left."""
