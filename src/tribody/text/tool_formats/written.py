@@ -139,8 +139,11 @@ Where:
 - `tool_call_arguments` must be valid JSON that strictly follows the tool's Parameters Schema
 - For multiple tool calls, chain them directly without separators or spaces"""
 
+# With the blank lines that llama.cpp's template has; the copies of the published program in vLLM
+# and sglang have none, and otherwise the same words.
 _V3_2 = """\
 ## Tools
+
 You have access to a set of tools you can use to answer the user's question.
 You can invoke functions by writing a "<｜DSML｜function_calls>" block like the following as part \
 of your reply to the user:
@@ -153,18 +156,24 @@ of your reply to the user:
 ...
 </｜DSML｜invoke>
 </｜DSML｜function_calls>
+
 String and scalar parameters should be specified as is without any escaping or quotes, while lists \
 and objects should use JSON format. The "string" attribute should be set to "true" for string type \
 parameters and "false" for other types (numbers, booleans, arrays, objects).
+
 If the thinking_mode is enabled, then after function results you should strongly consider \
 outputting a thinking block. Here is an example:
+
 <｜DSML｜function_calls>
 ...
 </｜DSML｜function_calls>
+
 <function_results>
 ...
 </function_results>
+
 <think>...thinking about results</think>
+
 Here are the functions available in JSONSchema format:
 <functions>
 {listed}
