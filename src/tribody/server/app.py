@@ -97,6 +97,7 @@ class RequestBoundary:
             return
         request_id = uuid.uuid4().hex
         started = self.service.clock.now()
+        scope.setdefault("state", {})["request_id"] = request_id
         sent = _Sent()
         spoken = _Spoken(self.service.api.errors, scope["path"].startswith(ANTHROPIC))
 
@@ -112,7 +113,7 @@ class RequestBoundary:
             if path not in OPEN_PATHS:
                 caller = authenticate(scope["headers"], self.service.keys, self.service.api, path)
                 spoken.style = caller.api.errors
-                scope.setdefault("state", {})["principal"] = caller
+                scope["state"]["principal"] = caller
             generates = caller is not None and path in GENERATING
             with self.service.admitted(caller) if caller and generates else nullcontext():
                 await self.app(scope, receive, send_named)

@@ -93,7 +93,10 @@ def authenticate(
     if keys is None:
         return msgspec.structs.replace(LOCAL, api=api)
     names = {b"authorization", b"x-api-key"} if path.startswith(ANTHROPIC) else {b"authorization"}
-    given = [_key_of(name, value) for name, value in headers if name in names]
+    found = [(name, _key_of(name, value)) for name, value in headers if name in names]
+    given = [key for _, key in found]
+    if len({name for name, _ in found}) == 2 == len(found) and given[0] == given[1]:
+        given.pop()  # Anthropic's clients may send one key in both headers
     if not given:
         raise Unauthorized(
             "Authentication Fails, no API key was given; send the header 'Authorization: Bearer "

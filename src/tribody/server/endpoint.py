@@ -41,10 +41,12 @@ async def respond(
     stream: Callable[[Service, W, float], AsyncGenerator[bytes, None]],
     *,
     error_frame: Callable[[HttpError], bytes] = _data,
+    error_body: Callable[[HttpError], bytes] = HttpError.body,
 ) -> Response:
     """`prepare` runs in a text thread; then one of the others, which are told when it all began.
 
-    `error_frame`: the event that ends a stream which fails after it has begun.
+    `error_frame`: the event that ends a stream which fails after it has begun; `error_body`: the
+    body of a plain answer that fails after blank lines.
     Raises: BadRequest for everything that is wrong with the request.
     """
     service: Service = http.app.state.service
@@ -68,5 +70,5 @@ async def respond(
         return msgspec.json.encode(await answer(service, work, started))
 
     return PatientResponse(
-        encoded(), headers, HEARTBEAT_SECONDS, lambda error: mapped(error).body()
+        encoded(), headers, HEARTBEAT_SECONDS, lambda error: error_body(mapped(error))
     )

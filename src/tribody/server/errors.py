@@ -10,6 +10,8 @@ for callers and pass through, everything else is replaced by a fixed sentence an
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import msgspec
@@ -212,3 +214,32 @@ def _bad_field(text: str) -> BadRequest:
     if not path:
         return BadRequest(f"The JSON body must be an object: {reason}.", code="invalid_json")
     return BadValue(f"Invalid type for '{path}': {reason}.", param=path)
+
+
+Words = Sequence[tuple[re.Pattern[str], str]]
+MESSAGE_PLACE = re.compile(r"\bmessages\[([0-9]{1,5})\]")
+
+
+def reworded(text: str, words: Words) -> str:
+    """`text` with another surface's words for the chat's, in their order."""
+    for word, own in words:
+        text = word.sub(own, text)
+    return text
+
+
+@contextmanager
+def own_words(words: Words, places: Sequence[str]) -> Iterator[None]:
+    """Let errors of the chat within name parameters as another surface has them.
+
+    `places`: where each message of the chat came from.
+    """
+
+    def placed(text: str) -> str:
+        return MESSAGE_PLACE.sub(lambda found: places[int(found[1])], reworded(text, words))
+
+    try:
+        yield
+    except BadRequest as error:
+        error.args = (placed(str(error)),)
+        error.param = None if error.param is None else placed(error.param)
+        raise

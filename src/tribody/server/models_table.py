@@ -116,6 +116,9 @@ class ModelsTable:
             raise BadConfig(f"two models want the name {served.name!r}; give one an --alias")
         self._by_name[served.name] = served
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._by_name
+
     def find(self, name: str) -> ServedName:
         """Raises: BadRequest (404) when no model has this name."""
         served = self._by_name.get(name)

@@ -17,6 +17,12 @@ from starlette.responses import Response
 from tribody.core.sampling_ranges import LOGIT_BIAS_RANGE, Range
 from tribody.core.version import VERSION
 from tribody.server import limits
+from tribody.server.anthropic_request import (
+    ANTHROPIC_CHOICES,
+    ANTHROPIC_ROLES,
+    BLOCK_TYPES,
+    THINKING,
+)
 from tribody.server.auth import OPEN_PATHS
 from tribody.server.errors import AnthropicError, ErrorBody
 from tribody.server.messages import ROLES
@@ -69,6 +75,30 @@ CONSTRAINTS: dict[str, dict[str, Schema]] = {
         "name": {"pattern": f"^{TOOL_NAME.pattern}$"},
         "description": {"maxLength": limits.MAX_TOOL_DESCRIPTION},
     },
+    "MessagesRequest": {
+        "messages": {"minItems": 1, "maxItems": limits.MAX_MESSAGES},
+        "stop_sequences": _STOPS,
+        "tools": {"maxItems": limits.MAX_TOOLS},
+    },
+    "CountTokensRequest": {
+        "messages": {"minItems": 1, "maxItems": limits.MAX_MESSAGES},
+        "tools": {"maxItems": limits.MAX_TOOLS},
+    },
+    "AnthropicMessage": {
+        "role": {"enum": list(ANTHROPIC_ROLES)},
+        "content": {"maxItems": limits.MAX_PARTS},
+    },
+    "Block": {"type": {"enum": list(BLOCK_TYPES)}, "content": {"maxItems": limits.MAX_PARTS}},
+    "AnthropicThinking": {"type": {"enum": list(THINKING)}},
+    "AnthropicTool": {
+        "name": {"pattern": f"^{TOOL_NAME.pattern}$"},
+        "type": {"enum": ["custom"]},
+        "description": {"maxLength": limits.MAX_TOOL_DESCRIPTION},
+    },
+    "AnthropicToolChoice": {"type": {"enum": [*ANTHROPIC_CHOICES, "tool"]}},
+    "OutputConfig": {"effort": {"enum": list(EFFORTS)}},
+    "OutputFormat": {"type": {"enum": ["json_schema"]}},
+    "Metadata": {"user_id": {"maxLength": limits.MAX_USER_BYTES}},
     "Tool": {"type": {"enum": ["function"]}},
     "NamedTool": {"type": {"enum": ["function"]}},
     "ThinkingSwitch": {"type": {"enum": list(TYPES)}},

@@ -26,6 +26,7 @@ LOGPROB_FLOOR = -9999.0  # stands for minus infinity, which JSON cannot hold
 class Piece:
     """News of one choice: text of one section, a part of a tool call (`call`), or its end.
 
+    `stop_string`: the one of the request's that ended the choice, with its end.
     Tokens of a tool call are content where their log probabilities are concerned.
     """
 
@@ -35,6 +36,7 @@ class Piece:
     logprobs: list[TokenLogprob]
     finish_reason: Finish | None = None
     call: ToolEvent | None = None
+    stop_string: str | None = None
 
 
 @dataclass
@@ -83,7 +85,7 @@ class ChoiceRenderer:
         if ends:
             rest = self._take(self.section or "content")
             section = self.section if self.section and rest else "content"
-            pieces.append(Piece(self.choice, section, "", rest, self._finish(event)))
+            pieces.append(self._end(event, section, rest))
         return pieces
 
     def _pieces(self, part: Part, text: str) -> list[Piece]:
@@ -100,6 +102,10 @@ class ChoiceRenderer:
                 self._called = True
                 pieces.append(Piece(self.choice, "tool_calls", "", [], call=item))
         return pieces
+
+    def _end(self, event: Event, section: Part, rest: list[TokenLogprob]) -> Piece:
+        finish, stop = self._finish(event), self.stream.stop_string
+        return Piece(self.choice, section, "", rest, finish, stop_string=stop)
 
     def _finish(self, event: Event) -> Finish:
         if event.finish_reason == "length":

@@ -13,8 +13,8 @@ import msgspec
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
+from tribody.server import anthropic, anthropic_types, types
 from tribody.server import small_endpoints as small
-from tribody.server import types
 from tribody.server.openai_chat import chat_completions
 from tribody.server.openai_completions import completions
 from tribody.server.tokenize import Tokenized, TokenizeRequest, tokenize
@@ -58,6 +58,21 @@ ROUTES = (
         response=types.Completion,
         event=types.Completion,
         generates=True,
+    ),
+    ApiRoute(
+        paths=("/anthropic/v1/messages",),
+        endpoint=anthropic.messages,
+        summary="Answer a conversation, in Anthropic's form",
+        request=anthropic_types.MessagesRequest,
+        response=anthropic_types.MessageAnswer,
+        generates=True,
+    ),
+    ApiRoute(
+        paths=("/anthropic/v1/messages/count_tokens",),
+        endpoint=anthropic.count_tokens,
+        summary="Count the prompt's tokens of a conversation in Anthropic's form",
+        request=anthropic_types.CountTokensRequest,
+        response=anthropic_types.TokenCount,
     ),
     ApiRoute(
         paths=("/tokenize",),

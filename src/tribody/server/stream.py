@@ -32,6 +32,11 @@ def frame(payload: msgspec.Struct) -> bytes:
     return b"data: " + msgspec.json.encode(payload) + b"\n\n"
 
 
+def event_frame(event: str, payload: bytes) -> bytes:
+    """One SSE event with a name, as Anthropic's and the Responses API's streams have them."""
+    return b"event: " + event.encode() + b"\ndata: " + payload + b"\n\n"
+
+
 async def while_connected(receive: Receive, work: Coroutine[None, None, T]) -> T:
     """Run `work`; cancel it as soon as the client disconnects.  The body must have been read.
 

@@ -41,17 +41,22 @@ class AnswerStream:
     @property
     def stopped(self) -> bool:
         """True once a stop string was seen."""
-        return self._matcher.stopped
+        return self._matcher.found is not None
+
+    @property
+    def stop_string(self) -> str | None:
+        """The one that was seen."""
+        return self._matcher.found
 
     def push(self, token_ids: Iterable[int]) -> list[tuple[Part, str]]:
-        if self._matcher.stopped:
+        if self.stopped:
             return []
         text = self._text.push(token_ids)
         return self._cut(self._splitter.push(text) if self._splitter else [("content", text)])
 
     def finish(self) -> list[tuple[Part, str]]:
         """The rest."""
-        if self._matcher.stopped:
+        if self.stopped:
             return []
         text = self._text.finish()
         parts: list[tuple[Part, str]] = [("content", text)]

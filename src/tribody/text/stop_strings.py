@@ -8,7 +8,7 @@ from __future__ import annotations
 
 
 class StopMatcher:
-    """Cuts a stream before the first stop string.
+    """Cuts a stream before the first stop string, which is then `found`.
 
     One Knuth-Morris-Pratt automaton per stop string: its state is the length of the longest
     suffix of the text so far that begins the string, so the longest state is exactly the text
@@ -21,11 +21,11 @@ class StopMatcher:
         self._fallbacks = [_fallback_table(text) for text in stop]
         self._states = [0] * len(stop)
         self._held = ""
-        self.stopped = False
+        self.found: str | None = None
 
     def push(self, text: str) -> str:
         """The text that is now certain; "" once a stop string was seen."""
-        if self.stopped:
+        if self.found is not None:
             return ""
         if not self._stop:
             return text
@@ -33,10 +33,10 @@ class StopMatcher:
         start = len(self._held)
         for offset, character in enumerate(text):
             matched = self._advance(character)
-            if matched:
-                self.stopped = True
+            if matched is not None:
+                self.found = matched
                 self._held = ""
-                return buffered[: start + offset + 1 - matched]
+                return buffered[: start + offset + 1 - len(matched)]
         keep = max(self._states)
         self._held = buffered[len(buffered) - keep :]
         return buffered[: len(buffered) - keep]
@@ -46,9 +46,9 @@ class StopMatcher:
         held, self._held = self._held, ""
         return held
 
-    def _advance(self, character: str) -> int:
-        """Feed one character; the length of the longest stop string that it completes, or 0."""
-        matched = 0
+    def _advance(self, character: str) -> str | None:
+        """Feed one character; the longest stop string that it completes, or None."""
+        matched: str | None = None
         for index, stop in enumerate(self._stop):
             state = self._states[index]
             fallback = self._fallbacks[index]
@@ -57,7 +57,7 @@ class StopMatcher:
             if stop[state] == character:
                 state += 1
             if state == len(stop):
-                matched = max(matched, state)
+                matched = stop if matched is None or len(stop) > len(matched) else matched
                 state = fallback[state - 1]
             self._states[index] = state
         return matched
