@@ -149,7 +149,7 @@ def test_a_loose_tool_with_a_schema_that_cannot_be_followed_may_be_called(
     ("given", "status"),
     [
         ({"type": "yaml"}, 422),
-        ({"type": "json_schema"}, 400),
+        ({"type": "json_schema"}, 422),
         (schema_format(None), 400),
         (schema_format({"type": "nothing"}), 400),
         (schema_format({"$ref": "https://example.com/x"}), 400),

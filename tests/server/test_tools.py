@@ -159,3 +159,24 @@ def test_bad_tools(
     answer = shipped.post("/chat/completions", json=body)
     assert answer.status_code == status, answer.text
     assert answer.json()["error"]["param"].startswith(param)
+
+
+def test_results_must_belong_to_calls(shipped: httpx2.Client) -> None:
+    """A call without its result, or a result without its call, was taken as it came."""
+    user = {"role": "user", "content": "How is it?"}
+    called = {"id": "call_1", "function": {"name": "get_weather", "arguments": "{}"}}
+    asked = {"role": "assistant", "content": "", "tool_calls": [called]}
+    result = {"role": "tool", "tool_call_id": "call_1", "content": "Sunny."}
+    for messages, param in (
+        ([user, result], "messages[1].tool_call_id"),
+        ([user, asked], "messages[1].tool_calls"),
+        ([user, asked, user], "messages[2]"),
+        ([user, asked, {**result, "tool_call_id": "call_2"}], "messages[2].tool_call_id"),
+        ([user, asked, result, result], "messages[3].tool_call_id"),
+    ):
+        body = {"model": "scripted", "messages": messages, "thinking": DISABLED}
+        refused = shipped.post("/chat/completions", json=body)
+        assert refused.status_code == 400, refused.text
+        assert refused.json()["error"]["param"] == param
+    body = {"model": "scripted", "messages": [user, asked, result], "thinking": DISABLED}
+    assert shipped.post("/chat/completions", json=body).status_code == 200

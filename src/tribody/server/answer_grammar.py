@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from tribody.core.errors import BadRequest, BadValue
 from tribody.core.request import Thinking
 from tribody.server.models_table import ServedModel
-from tribody.server.tools import Toolbox
+from tribody.server.tools import NAME, Toolbox
 from tribody.server.types import ChatMessage, ChatRequest, FunctionTool, ResponseFormat
 from tribody.text.grammar import grammar_of, json_rule
 from tribody.text.grammar_process import GrammarCheck
@@ -75,8 +75,13 @@ def _json_schema(given: ResponseFormat | None, messages: Sequence[ChatMessage]) 
                 param="messages",
             )
         return ANY_OBJECT
+    if given.json_schema is None or not NAME.fullmatch(given.json_schema.name):
+        raise BadValue(
+            "response_format.json_schema.name must be 1 to 64 of letters, digits, _ and -.",
+            param="response_format.json_schema.name",
+        )
     param = "response_format.json_schema.schema"
-    schema = given.json_schema.schema if given.json_schema is not None else None
+    schema = given.json_schema.schema
     if not isinstance(schema, dict):
         raise BadRequest("response_format of type 'json_schema' needs a schema.", param=param)
     return check_schema(schema, param)

@@ -42,6 +42,7 @@ MAX_STOP_TOKEN_IDS = 128
 MAX_LOGIT_BIASES = 1_024
 MAX_NAME_CHARACTERS = 256  # model names and message names
 MAX_USER_BYTES = 512
+MAX_FIM_TOKENS = 4_096  # filled in between a prompt and a suffix
 MAX_TOOLS = 128
 MAX_TOOL_CALLS = 128  # in one message
 MAX_TOOL_DESCRIPTION = 64 * 2**10  # characters

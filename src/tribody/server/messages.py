@@ -29,6 +29,7 @@ def template_messages(messages: Sequence[ChatMessage]) -> list[dict[str, object]
         raise BadRequest("messages must hold at least one message.", param="messages")
     limits.check_count("messages", len(messages), limits.MAX_MESSAGES, "messages")
     result = [_template_message(f"messages[{i}]", m) for i, m in enumerate(messages)]
+    _check_results(messages)
     for i, message in enumerate(messages):
         if message.prefix and (i + 1 < len(messages) or message.role != "assistant"):
             raise BadRequest(
@@ -36,6 +37,34 @@ def template_messages(messages: Sequence[ChatMessage]) -> list[dict[str, object]
                 param=f"messages[{i}].prefix",
             )
     return result
+
+
+def _check_results(messages: Sequence[ChatMessage]) -> None:
+    """Every call is answered by the tool messages right after it, and these answer nothing else."""
+    open_calls: set[str] = set()
+    for i, message in enumerate(messages):
+        where = f"messages[{i}]"
+        if message.role == "tool":
+            if message.tool_call_id not in open_calls:
+                raise BadRequest(
+                    f"{where}: messages with role 'tool' must be a response to a preceding message "
+                    "with 'tool_calls', each to a call of its own.",
+                    param=f"{where}.tool_call_id",
+                )
+            open_calls.discard(message.tool_call_id)
+            continue
+        if open_calls:
+            raise BadRequest(
+                f"{where}: an assistant message with 'tool_calls' must be followed by tool "
+                f"messages responding to each 'tool_call_id'; {len(open_calls)} did not have one.",
+                param=where,
+            )
+        open_calls = {call.id for call in message.tool_calls or ()}
+    if open_calls:
+        raise BadRequest(
+            "The last message calls tools; send their results after it.",
+            param=f"messages[{len(messages) - 1}].tool_calls",
+        )
 
 
 def _template_message(where: str, message: ChatMessage) -> dict[str, object]:

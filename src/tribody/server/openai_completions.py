@@ -13,7 +13,7 @@ import msgspec
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
-from tribody.core.errors import BadRequest
+from tribody.core.errors import BadRequest, BadValue
 from tribody.core.principal import Principal
 from tribody.core.request import TokenLogprob
 from tribody.server import limits, validation
@@ -73,6 +73,8 @@ def prepare(service: Service, body: bytes, caller: Principal) -> CompletionWork:
         max_tokens = validation.completion_budget(
             len(ids), fields.max_tokens, info.max_context_tokens, param="prompt"
         )
+        if fields.suffix and fields.max_tokens is None:
+            max_tokens = min(max_tokens, limits.MAX_FIM_TOKENS)
         sampling = validation.sampling_params(
             fields,
             vocab_size=info.vocab_size,
@@ -91,6 +93,12 @@ def prepare(service: Service, body: bytes, caller: Principal) -> CompletionWork:
 
 
 def _check_completion_fields(fields: CompletionRequest) -> None:
+    if fields.suffix and (fields.max_tokens or 0) > limits.MAX_FIM_TOKENS:
+        raise BadValue(
+            f"max_tokens must be at most {limits.MAX_FIM_TOKENS} where there is a suffix, not "
+            f"{fields.max_tokens}.",
+            param="max_tokens",
+        )
     if fields.echo and fields.logprobs is not None:
         raise BadRequest("echo together with logprobs is not supported.", param="echo")
     if fields.best_of is not None and fields.best_of != (fields.n or 1):

@@ -29,7 +29,7 @@ from tribody.server.messages import ROLES
 from tribody.server.routes import ROUTES, ApiRoute
 from tribody.server.service import Service
 from tribody.server.thinking import EFFORTS, TYPES
-from tribody.server.tools import CHOICES, TOOL_NAME
+from tribody.server.tools import CHOICES, NAME
 
 Schema = dict[str, Any]
 
@@ -72,7 +72,7 @@ CONSTRAINTS: dict[str, dict[str, Schema]] = {
     },
     "ContentPart": {"type": {"enum": ["text"]}},
     "FunctionTool": {
-        "name": {"pattern": f"^{TOOL_NAME.pattern}$"},
+        "name": {"pattern": f"^{NAME.pattern}$"},
         "description": {"maxLength": limits.MAX_TOOL_DESCRIPTION},
     },
     "MessagesRequest": {

@@ -14,7 +14,7 @@ from tribody.server import limits
 from tribody.server.types import ChatRequest, FunctionTool
 from tribody.text.json_schema import MAX_SCHEMA_BYTES
 
-TOOL_NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
+NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 CHOICES = ("none", "auto", "required")
 ID_LETTERS = string.ascii_letters + string.digits
 ID_LENGTH = 24
@@ -66,7 +66,7 @@ def toolbox(fields: ChatRequest) -> Toolbox:
 
 
 def _check(function: FunctionTool, param: str) -> None:
-    if TOOL_NAME.fullmatch(function.name) is None:
+    if NAME.fullmatch(function.name) is None:
         raise BadValue(
             f"{param}.name {function.name[:80]!r} must be 1 to 64 of letters, digits, _ and -.",
             param=f"{param}.name",
