@@ -6,6 +6,7 @@ import asyncio
 import json
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import pytest
 
@@ -22,7 +23,6 @@ from tribody.text.chat_template import ChatTemplate
 from tribody.text.grammar import (
     grammar_of,
     json_object_answer,
-    json_rule,
     json_schema_answer,
 )
 from tribody.text.special_tokens import special_token_strings
@@ -30,7 +30,7 @@ from tribody.text.template_engine import TemplateEngine
 from tribody.text.tokenizer import Tokenizer
 from tribody.text.tool_calls import CallArguments, CallStart
 from tribody.text.tool_formats.formats import tool_parser
-from tribody.text.tool_formats.special_token_calls import MARKERS
+from tribody.text.tool_formats.grammar import CallableTool, tool_answer
 from tribody.text.tool_messages import ToolUse
 
 SOURCE = tokenizer_source()
@@ -41,7 +41,7 @@ CALLS = "<｜tool▁calls▁begin｜>{}<｜tool▁calls▁end｜>"
 CALL = "<｜tool▁call▁begin｜>{}<｜tool▁sep｜>{}<｜tool▁call▁end｜>"
 
 
-def tool(name: str, **properties: object) -> dict[str, object]:
+def tool(name: str, **properties: object) -> dict[str, Any]:
     schema = {"type": "object", "properties": properties, "required": list(properties)}
     return {"type": "function", "function": {"name": name, "parameters": schema}}
 
@@ -543,19 +543,6 @@ def test_drafts_follow_a_grammar_too() -> None:
     assert running.stats().accepted_tokens > 0
 
 
-def call_grammar(*tools: dict[str, object]) -> str:
-    """One call or more, in DeepSeek-V3.1's form."""
-    begin, end, call, call_end, separator = (f"<[{TOKENIZER.token_id(mark)}]>" for mark in MARKERS)
-    names = [f"call{i}" for i in range(len(tools))]
-    rules = [f"answer: {begin} call+ {end}", f"call: {call} ({'|'.join(names)}) {call_end}"]
-    for name, each in zip(names, tools, strict=True):
-        function = each["function"]
-        assert isinstance(function, dict)
-        rules.append(f'{name}: "{function["name"]}" {separator} {name}_arguments')
-        rules.append(json_rule(f"{name}_arguments", json.dumps(function["parameters"])))
-    return grammar_of("\n".join(rules) + "\n", "none", TOKENIZER)
-
-
 @pytest.mark.parametrize(
     ("said", "wanted"),
     [
@@ -571,10 +558,12 @@ def call_grammar(*tools: dict[str, object]) -> str:
     ],
 )
 def test_calls_that_a_grammar_asks_for(said: str, wanted: list[tuple[str, str]]) -> None:
-    """A grammar names the markers by their ids: of text that has to follow, or that two markers
-    share, llguidance allows only what the rest of the vocabulary makes of it."""
-    tools = [ADD, WEATHER]
-    found = events(request(prompt(said, tools=tools), grammar=call_grammar(*tools)))
+    """Markers come as their tokens, which were spelled in others where they had to follow."""
+    functions = [(f, json.dumps(f["parameters"])) for f in (ADD["function"], WEATHER["function"])]
+    callable_tools = [CallableTool(f["name"], schema) for f, schema in functions]
+    answered = tool_answer("deepseek_v3_1", callable_tools, TOKENIZER, must_call=True)
+    grammar = grammar_of(answered, "none", TOKENIZER)
+    found = events(request(prompt(said, tools=[ADD, WEATHER]), grammar=grammar))
     assert text_of(found) == CALLS.format("".join(CALL.format(*call) for call in wanted))
     marks = [i for event in found for i in event.token_ids if i > 255]
     assert len(marks) == 2 + 3 * len(wanted) + 1

@@ -11,12 +11,13 @@ from tests.engine.model_folder import byte_tokenizer as byte_level
 from tribody.core.errors import BadRequest
 from tribody.core.request import Thinking
 from tribody.core.tokenizer_source import TokenizerSource
+from tribody.engine.guidance import ll_tokenizer
 from tribody.text.grammar import (
     grammar_of,
+    is_special,
     json_object_answer,
     json_rule,
     json_schema_answer,
-    literal,
     marker,
     text_until,
 )
@@ -41,17 +42,11 @@ def model(request: pytest.FixtureRequest) -> Tokenizer:
 
 def follows(grammar: str, text: str, model: Tokenizer) -> bool:
     """Whether this text, markers in it as the model writes them, is a whole answer."""
-    matcher, problem = compile_grammar(byte_tokenizer(model.vocab_size), grammar)
+    end = model.vocab_size  # a token behind the others
+    vocabulary = ll_tokenizer(model, end + 1, frozenset({end}))
+    matcher, problem = compile_grammar(vocabulary, grammar)
     assert problem == ""
-    tokens: list[int] = []
-    while text:
-        found = [m for m in MARKERS if text.startswith(m) and marker(m, model) != literal(m)]
-        if found:
-            tokens.append(model.token_id(found[0]) or 0)
-            text = text.removeprefix(found[0])
-        else:
-            tokens += text[0].encode()
-            text = text[1:]
+    tokens = model.encode(text, add_special_tokens=False)
     return matcher.try_consume_tokens(tokens) == len(tokens) and matcher.is_accepting()
 
 
@@ -81,7 +76,7 @@ ANSWER = '{"a": [1, {"b": "</think>é"}]}'
 def test_thinking_is_free_and_the_answer_is_not(
     thinking: Thinking, text: str, expected: bool, model: Tokenizer
 ) -> None:
-    special = marker("</think>", model) != literal("</think>")
+    special = is_special("</think>", model)
     answer = text.replace(ANSWER, ANSWER.replace("</think>", "")) if special else text
     assert follows(grammar_of(json_object_answer(), thinking, model), answer, model) is expected
 

@@ -6,7 +6,8 @@ beginning that says where the answer begins.
 
 A marker such as `</think>` is a special token in one vocabulary, an added token with that text in
 a second and plain text in a third.  A special token is no text to llguidance and is written by its
-id; the others are text.
+id.  Where a marker has to stand, an added token is too: of text that must follow, or that several
+markers share, llguidance allows only the spelling in other tokens, which no model has learnt.
 """
 
 from __future__ import annotations
@@ -54,11 +55,15 @@ def literal(text: str) -> str:
 
 
 def marker(text: str, tokenizer: Tokenizer) -> str:
-    """A marker as this vocabulary has it: the special token, else its text."""
+    """A marker that has to stand here, as this vocabulary has it: the token, else its text."""
     token_id = tokenizer.token_id(text)
-    if token_id is None or not tokenizer.is_special(token_id):
-        return literal(text)
-    return f"<[{token_id}]>"
+    return literal(text) if token_id is None else f"<[{token_id}]>"
+
+
+def is_special(text: str, tokenizer: Tokenizer) -> bool:
+    """True if a marker is a special token, which free text cannot hold."""
+    token_id = tokenizer.token_id(text)
+    return token_id is not None and tokenizer.is_special(token_id)
 
 
 def text_until(name: str, end: str, tokenizer: Tokenizer) -> str:
@@ -67,10 +72,9 @@ def text_until(name: str, end: str, tokenizer: Tokenizer) -> str:
     They need the terminal FREE, which `grammar_of` gives.
     """
     spelled = f"[lazy]: FREE {literal(end)}\n"
-    token = marker(end, tokenizer)
-    if token == literal(end):
+    if not is_special(end, tokenizer):
         return name + spelled
-    return f"{name}: {name}_spelled | FREE {token}\n{name}_spelled{spelled}"
+    return f"{name}: {name}_spelled | FREE {marker(end, tokenizer)}\n{name}_spelled{spelled}"
 
 
 def grammar_of(answer: str, thinking: Thinking, tokenizer: Tokenizer) -> str:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 
 import pytest
+from llguidance import LLTokenizer
 from tokenizers import AddedToken
 
 from tests.engine.model_folder import byte_tokenizer as byte_level
 from tests.text.tool_formats.answers import FORMATS, events
 from tribody.core.errors import BadRequest
 from tribody.core.tokenizer_source import TokenizerSource
-from tribody.text.grammar import grammar_of, literal, marker
-from tribody.text.grammar_process import byte_tokenizer, compile_grammar
+from tribody.engine.guidance import ll_tokenizer
+from tribody.text.grammar import grammar_of
+from tribody.text.grammar_process import compile_grammar
 from tribody.text.tokenizer import Tokenizer
 from tribody.text.tool_formats.formats import MARKERS, ToolFormat
 from tribody.text.tool_formats.grammar import CallableTool, tool_answer
@@ -56,21 +58,17 @@ def model(request: pytest.FixtureRequest) -> Tokenizer:
     return tokenizer(request.param)
 
 
+def vocabulary_of(model: Tokenizer) -> LLTokenizer:
+    """With an end token behind the others."""
+    end = model.vocab_size
+    return ll_tokenizer(model, end + 1, frozenset({end}))
+
+
 def follows(answer: str, text: str, model: Tokenizer) -> bool:
     """Whether this text, markers in it as the model writes them, is a whole answer."""
-    matcher, problem = compile_grammar(
-        byte_tokenizer(model.vocab_size), grammar_of(answer, "none", model)
-    )
+    matcher, problem = compile_grammar(vocabulary_of(model), grammar_of(answer, "none", model))
     assert problem == ""
-    tokens: list[int] = []
-    while text:
-        found = [m for m in ALL_MARKERS if text.startswith(m) and marker(m, model) != literal(m)]
-        if found:
-            tokens.append(model.token_id(found[0]) or 0)
-            text = text.removeprefix(found[0])
-        else:
-            tokens += text[0].encode()
-            text = text[1:]
+    tokens = model.encode(text, add_special_tokens=False)
     return matcher.try_consume_tokens(tokens) == len(tokens) and matcher.is_accepting()
 
 

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from tribody.core.errors import BadRequest
-from tribody.text.grammar import json_rule, literal, marker, text_until
+from tribody.text.grammar import is_special, json_rule, literal, marker, text_until
 from tribody.text.json_schema import subschemas
 from tribody.text.tokenizer import Tokenizer
 from tribody.text.tool_formats import dsml_calls, hermes_calls
@@ -221,7 +221,7 @@ def _marked(text: str, tokenizer: Tokenizer) -> str:
 def _until(name: str, end: str, tokenizer: Tokenizer) -> str:
     """Rules: `name` is any text up to the first `end` and that too."""
     before, token, after = end.rpartition(dsml_calls.TOKEN)
-    if not token or marker(token, tokenizer) == literal(token):
+    if not token or not is_special(token, tokenizer):
         return text_until(name, end, tokenizer)
     # The special token stands inside of `end`, and free text cannot hold it.
     pattern = before.replace("/", "\\/")
