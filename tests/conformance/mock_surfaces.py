@@ -99,6 +99,7 @@ def response(turn: Said) -> Json:
     return {
         "id": f"resp_{uuid.uuid4().hex}", "object": "response", "created_at": 1, "model": "mock",
         "status": "incomplete" if cut else "completed", "error": None, "store": False,
+        "tools": [], "tool_choice": "auto", "parallel_tool_calls": True,
         "incomplete_details": {"reason": "max_output_tokens"} if cut else None, "output": output,
         "usage": {
             "input_tokens": 20, "output_tokens": made, "total_tokens": 20 + made,

@@ -111,6 +111,7 @@ PLAIN: dict[str, Callable[[Json], object]] = {
     "anthropic.tool-none": put("content", value=[{"type": "tool_use"}]),
     "anthropic.thinking": lambda answer: answer | {"content": answer["content"][::-1]},  # type: ignore[index]
     "responses.shape": put("object", value="chat.completion"),
+    "responses.fields": drop("parallel_tool_calls"),
     "responses.message": drop("output", 0, "content", 0, "annotations"),
     "responses.text": put("output", 0, "content", 0, "text", value="Blue."),
     "responses.usage": put("usage", "total_tokens", value=1),

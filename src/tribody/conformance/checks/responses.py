@@ -66,6 +66,14 @@ def shape(t: Target) -> None:
     expect(answer.maybe("error").null, "error null", answer.maybe("error").raw)
 
 
+def demanded_fields(t: Target) -> None:
+    """OpenAI's clients validate them: a response without is refused by a strict one."""
+    answer = _plain(t)
+    answer.at("tools").items()
+    answer.at("parallel_tool_calls").boolean()
+    expect(answer.has("tool_choice"), "tool_choice", list(answer.fields()))
+
+
 def message_item(t: Target) -> None:
     item = _items(_plain(t), "message")[0]
     item.at("role").is_("assistant")
@@ -298,7 +306,8 @@ SECTION = Section(
             Check(f"responses.{name}", title, run, ("responses",))
             for name, title, run in (
                 ("shape", "a completed response object", shape),
-                ("message", "a message item with output_text", message_item),
+                ("fields", "tools, tool_choice and parallel_tool_calls are there", demanded_fields),
+            ("message", "a message item with output_text", message_item),
                 ("text", "the text is there", text),
                 ("usage", "usage with both details", usage),
                 ("store", "store is false", not_stored),
