@@ -62,9 +62,10 @@ class Room:
         return max(0, int(room) // ROW_TILE * ROW_TILE)
 
     def take(self, start: int, num_tokens: int) -> None:
-        self.left -= num_tokens + self.reach * start
-        self.num_tokens += num_tokens
-        self.context += start
+        if num_tokens:
+            self.left -= num_tokens + self.reach * start
+            self.num_tokens += num_tokens
+            self.context += start
 
 
 class PromptPace:

@@ -164,8 +164,7 @@ class Scheduler:
         """A chunk of a prompt, at its pace; returns the tokens it takes."""
         first = sequence.num_computed
         taken = self._schedule(plan, sequence, min(budget, room.tokens(first)))
-        if taken:
-            room.take(first, taken)
+        room.take(first, taken)
         return taken
 
     def _admit(self, sequence: Sequence) -> bool:
@@ -198,11 +197,8 @@ class Scheduler:
         """Add a chunk for this sequence if pages allow; returns the tokens it takes."""
         if not budget or sequence.table is None:  # it may have been preempted
             return 0
-        first, num_prompt, num_tokens = (
-            sequence.num_computed,
-            len(sequence.prompt),
-            sequence.num_tokens,
-        )
+        first, num_tokens = sequence.num_computed, sequence.num_tokens
+        num_prompt = len(sequence.prompt)
         end = min(first + budget, num_tokens)
         if first < num_prompt:
             end = min(end, num_prompt)  # a chunk is all prompt or all generated
@@ -281,8 +277,7 @@ class Scheduler:
             for twin in twins:
                 events += self._announce(twin, self._take(twin, drawn, stops))
         self.drafts.learn(plan, result)
-        num_drafts = sum(chunk.num_drafts for chunk in plan.chunks)
-        self.pace.learn(self._room, num_drafts, result.seconds)
+        self.pace.learn(self._room, sum(c.num_drafts for c in plan.chunks), result.seconds)
         return events
 
     def _take(
