@@ -91,7 +91,7 @@ CONSTRAINTS: dict[str, dict[str, Schema]] = {
     "Block": {"type": {"enum": list(BLOCK_TYPES)}, "content": {"maxItems": limits.MAX_PARTS}},
     "AnthropicThinking": {"type": {"enum": list(THINKING)}},
     "AnthropicTool": {
-        "name": {"pattern": f"^{TOOL_NAME.pattern}$"},
+        "name": {"pattern": f"^{NAME.pattern}$"},
         "type": {"enum": ["custom"]},
         "description": {"maxLength": limits.MAX_TOOL_DESCRIPTION},
     },
