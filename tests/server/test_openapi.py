@@ -41,7 +41,8 @@ def test_every_reference_leads_somewhere(document: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("name", sorted(NUMBERS))
 def test_bounds_are_the_limits(document: dict[str, Any], name: str) -> None:
-    request = "CompletionRequest" if name in ("logprobs", "best_of") else "ChatRequest"
+    others = dict.fromkeys(("logprobs", "best_of"), "CompletionRequest")
+    request = (others | {"max_output_tokens": "ResponsesRequest"}).get(name, "ChatRequest")
     field = document["components"]["schemas"][request]["properties"][name]
     number = next(a for a in field["anyOf"] if a["type"] in ("integer", "number"))
     assert number["maximum"] == NUMBERS[name].maximum

@@ -35,7 +35,11 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """An item begins, gets more text, or is complete."""
+    """An item begins, gets more text, or is complete.
+
+    Changes of one piece come together: at its beginning an item may have text that is still to be
+    told of.
+    """
 
     step: Literal["begin", "text", "end"]
     item: Item

@@ -221,7 +221,7 @@ def _start(work: ChatWork, generation: Generation) -> MessageStart:
 def _events(change: Change, signature: str) -> list[StreamEvent]:
     item = change.item
     if change.step == "begin":
-        return [BlockStart(item.index, _block(Item(item.kind, 0, item.name, item.call_id), ""))]
+        return [BlockStart(item.index, _block(replace(item, parts=[]), ""))]
     if change.step == "text":
         return [BlockMore(item.index, _delta(item, change.text))]
     signed = item.kind == "reasoning"

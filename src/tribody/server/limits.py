@@ -22,6 +22,7 @@ NUMBERS: dict[str, Range] = {
     "top_logprobs": Range(0, MAX_TOP_LOGPROBS),
     "logprobs": Range(0, MAX_TOP_LOGPROBS),  # of /v1/completions; on chat it is a boolean
     "max_completion_tokens": Range(1, 393_216),
+    "max_output_tokens": Range(1, 393_216),  # of /responses
     "n": Range(1, 128),
     "best_of": Range(1, 128),
 }
@@ -46,6 +47,9 @@ MAX_FIM_TOKENS = 4_096  # filled in between a prompt and a suffix
 MAX_TOOLS = 128
 MAX_TOOL_CALLS = 128  # in one message
 MAX_TOOL_DESCRIPTION = 64 * 2**10  # characters
+MAX_METADATA = 16  # entries; OpenAI's limits
+MAX_METADATA_KEY = 64
+MAX_METADATA_VALUE = 512  # characters
 START_SECONDS = 600.0  # a request that has not begun to run by then is ended
 MAX_IGNORED_FIELDS = 16  # named in x-tribody-ignored; more are counted
 

@@ -26,6 +26,7 @@ from tribody.server.anthropic_request import (
 from tribody.server.auth import OPEN_PATHS
 from tribody.server.errors import AnthropicError, ErrorBody
 from tribody.server.messages import ROLES
+from tribody.server.responses_request import ITEM_TYPES, MESSAGE_ROLES, PART_TYPES
 from tribody.server.routes import ROUTES, ApiRoute
 from tribody.server.service import Service
 from tribody.server.thinking import EFFORTS, TYPES
@@ -99,6 +100,26 @@ CONSTRAINTS: dict[str, dict[str, Schema]] = {
     "OutputConfig": {"effort": {"enum": list(EFFORTS)}},
     "OutputFormat": {"type": {"enum": ["json_schema"]}},
     "Metadata": {"user_id": {"maxLength": limits.MAX_USER_BYTES}},
+    "ResponsesRequest": {
+        "input": {"minItems": 1, "maxItems": limits.MAX_MESSAGES},
+        "tools": {"maxItems": limits.MAX_TOOLS},
+        "tool_choice": {"enum": list(CHOICES)},
+        "metadata": {"maxProperties": limits.MAX_METADATA},
+    },
+    "InputItem": {
+        "type": {"enum": list(ITEM_TYPES)},
+        "role": {"enum": list(MESSAGE_ROLES)},
+        "content": {"maxItems": limits.MAX_PARTS},
+        "output": {"maxItems": limits.MAX_PARTS},
+    },
+    "InputPart": {"type": {"enum": list(PART_TYPES)}},
+    "ResponsesTool": {
+        "type": {"enum": ["function"]},
+        "name": {"pattern": f"^{TOOL_NAME.pattern}$"},
+        "description": {"maxLength": limits.MAX_TOOL_DESCRIPTION},
+    },
+    "ResponsesToolChoice": {"type": {"enum": ["function"]}},
+    "ReasoningConfig": {"effort": {"enum": list(EFFORTS)}},
     "Tool": {"type": {"enum": ["function"]}},
     "NamedTool": {"type": {"enum": ["function"]}},
     "ThinkingSwitch": {"type": {"enum": list(TYPES)}},

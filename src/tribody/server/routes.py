@@ -13,10 +13,11 @@ import msgspec
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
-from tribody.server import anthropic, anthropic_types, types
+from tribody.server import anthropic, anthropic_types, responses_types, types
 from tribody.server import small_endpoints as small
 from tribody.server.openai_chat import chat_completions
 from tribody.server.openai_completions import completions
+from tribody.server.responses import responses
 from tribody.server.tokenize import Tokenized, TokenizeRequest, tokenize
 
 Endpoint = Callable[[HttpRequest], Awaitable[Response]]
@@ -57,6 +58,15 @@ ROUTES = (
         request=types.CompletionRequest,
         response=types.Completion,
         event=types.Completion,
+        generates=True,
+    ),
+    ApiRoute(
+        paths=("/v1/responses", "/responses"),
+        endpoint=responses,
+        summary="Answer a conversation, in the Responses API's form",
+        request=responses_types.ResponsesRequest,
+        response=responses_types.ResponseObject,
+        event=responses_types.ResponseEvent,
         generates=True,
     ),
     ApiRoute(
