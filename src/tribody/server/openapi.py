@@ -115,7 +115,7 @@ CONSTRAINTS: dict[str, dict[str, Schema]] = {
     "InputPart": {"type": {"enum": list(PART_TYPES)}},
     "ResponsesTool": {
         "type": {"enum": ["function"]},
-        "name": {"pattern": f"^{TOOL_NAME.pattern}$"},
+        "name": {"pattern": f"^{NAME.pattern}$"},
         "description": {"maxLength": limits.MAX_TOOL_DESCRIPTION},
     },
     "ResponsesToolChoice": {"type": {"enum": ["function"]}},
