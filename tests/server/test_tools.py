@@ -118,6 +118,8 @@ def test_results_come_back(shipped: httpx2.Client) -> None:
         "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>get_weather no separator",
         "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>get_weather<｜tool▁sep｜>[1]<｜tool▁call▁end｜>",
         "<｜tool▁calls▁begin｜>",
+        '<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>get_weather<｜tool▁sep｜>{"city": oops}'
+        "<｜tool▁call▁end｜><｜tool▁calls▁end｜>",
     ],
 )
 def test_what_is_no_call_comes_back_as_text(shipped: httpx2.Client, raw: str) -> None:

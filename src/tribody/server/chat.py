@@ -123,7 +123,9 @@ def _renderer(
     tool_format = model.chat_template.tool_format
     markers = MARKERS[tool_format]
     stream = AnswerStream(model.tokenizer, sampling.stop, sampling.thinking, markers)
-    return ChoiceRenderer(choice, stream, tool_parser(tool_format), section)
+    # An answer that follows a grammar writes calls that can be told before they are whole.
+    parser = tool_parser(tool_format, live=sampling.grammar is not None)
+    return ChoiceRenderer(choice, stream, parser, section)
 
 
 def render(served: ServedName, fields: ChatRequest, profile: ProfileName) -> Rendered:

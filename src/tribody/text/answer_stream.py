@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 from tribody.core.request import Thinking
 from tribody.text.detokenizer import TextStream
-from tribody.text.reasoning import Part, ReasoningSplitter
+from tribody.text.reasoning import CLOSE, OPEN, Part, ReasoningSplitter
 from tribody.text.stop_strings import StopMatcher
 from tribody.text.tokenizer import Tokenizer
 
@@ -30,7 +30,10 @@ class AnswerStream:
         thinking: Thinking = "none",
         markers: Iterable[str] = (),
     ) -> None:
-        """`markers`: texts that count even where they are special tokens (of tool calls)."""
+        """`markers`: texts that count even where they are special tokens (of tool calls), as those
+        of thinking always do."""
+        if thinking != "none":
+            markers = (*markers, OPEN, CLOSE)
         ids = (tokenizer.token_id(marker) for marker in markers)
         self._text = TextStream(tokenizer, kept=frozenset(i for i in ids if i is not None))
         self._matcher = StopMatcher(stop)

@@ -17,13 +17,13 @@ from typing import Literal
 
 Part = Literal["reasoning", "content"]
 
-_OPEN = "<think>"
-_CLOSE = "</think>"
+OPEN = "<think>"
+CLOSE = "</think>"
 
 
 def prompt_opens_thinking(rendered_prompt: str) -> bool:
     """True when the chat template ended the prompt inside an open `<think>`."""
-    return rendered_prompt.rstrip().endswith(_OPEN)
+    return rendered_prompt.rstrip().endswith(OPEN)
 
 
 def close_thinking(rendered_prompt: str) -> str:
@@ -34,7 +34,7 @@ def close_thinking(rendered_prompt: str) -> str:
     """
     if not prompt_opens_thinking(rendered_prompt):
         return rendered_prompt
-    return f"{rendered_prompt.rstrip()}\n\n{_CLOSE}\n\n"
+    return f"{rendered_prompt.rstrip()}\n\n{CLOSE}\n\n"
 
 
 class ReasoningSplitter:
@@ -71,22 +71,22 @@ class ReasoningSplitter:
 
     def _decide_start(self, pieces: list[tuple[Part, str]]) -> None:
         begun = self._held.lstrip()
-        if begun.startswith(_OPEN):
+        if begun.startswith(OPEN):
             self._stage = "thinking"
-            self._held = begun[len(_OPEN) :]
+            self._held = begun[len(OPEN) :]
             self._at_start = True
-        elif not _OPEN.startswith(begun):
+        elif not OPEN.startswith(begun):
             self._stage = "answer"
 
     def _read_thinking(self, pieces: list[tuple[Part, str]]) -> None:
-        before, tag, after = self._held.partition(_CLOSE)
+        before, tag, after = self._held.partition(CLOSE)
         if tag:
             self._emit("reasoning", before, pieces)
             self._stage = "answer"
             self._held = after
             self._at_start = True
             return
-        keep = _overlap(self._held, _CLOSE)
+        keep = _overlap(self._held, CLOSE)
         self._emit("reasoning", self._held[: len(self._held) - keep], pieces)
         self._held = self._held[len(self._held) - keep :]
 

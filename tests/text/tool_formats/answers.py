@@ -66,9 +66,9 @@ MARKUP = (
 )
 
 
-def events(tool_format: ToolFormat, pieces: list[str] | str) -> list[Event]:
+def events(tool_format: ToolFormat, pieces: list[str] | str, *, live: bool = True) -> list[Event]:
     """What the parser makes of an answer that comes in `pieces` (a text: in characters)."""
-    parser = tool_parser(tool_format)
+    parser = tool_parser(tool_format, live=live)
     raw: list[str | ToolEvent] = []
     for piece in pieces:
         raw += parser.push(piece)

@@ -29,29 +29,60 @@ from tribody.text.tool_formats.formats import ToolFormat, tool_parser
 CALLS = [("weather", json.loads(ARGUMENTS)), ("time-now", {})]
 
 
+@pytest.mark.parametrize("live", [False, True])
 @pytest.mark.parametrize("tool_format", FORMATS)
-def test_content_and_parallel_calls(tool_format: ToolFormat) -> None:
-    content, *calls = events(tool_format, [TEXTS[tool_format]])
+def test_content_and_parallel_calls(tool_format: ToolFormat, live: bool) -> None:
+    content, *calls = events(tool_format, [TEXTS[tool_format]], live=live)
     assert content == "Let me look."
     assert [(call[0], json.loads(call[1])) for call in calls] == CALLS
 
 
+@pytest.mark.parametrize("live", [False, True])
 @pytest.mark.parametrize("tool_format", FORMATS)
-def test_the_pieces_do_not_matter(tool_format: ToolFormat) -> None:
+def test_the_pieces_do_not_matter(tool_format: ToolFormat, live: bool) -> None:
     text = TEXTS[tool_format] + "\nand more"
-    whole = events(tool_format, [text])
+    whole = events(tool_format, [text], live=live)
     assert whole[-1] == "\nand more"
-    assert events(tool_format, text) == whole
+    assert events(tool_format, text, live=live) == whole
     chance = random.Random(5)
     for _ in range(200):
         at = [chance.randrange(len(text) + 1) for _ in range(chance.randint(1, 12))]
-        assert events(tool_format, split(text, at)) == whole
+        assert events(tool_format, split(text, at), live=live) == whole
+
+
+BROKEN: list[tuple[ToolFormat, str]] = [
+    ("deepseek_v3_1", "<｜tool▁call▁begin｜>f<｜tool▁sep｜>{\"a\": oops}<｜tool▁call▁end｜>"),
+    ("deepseek_v3_1", "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>f<｜tool▁sep｜>{\"a\": \"Par"),
+    ("deepseek_v3", "<｜tool▁call▁begin｜>function<｜tool▁sep｜>f\n```json\n{\"a\": tru}\n```"),
+    ("hermes", '<tool_call>\n{"name": "f", "arguments": {"a": oops}}\n</tool_call>'),
+    ("hermes", '<tool_call>\n{"name": "f", "arguments": {"a": [1, 2'),
+    ("deepseek_v4", '<｜DSML｜tool_calls>\n<｜DSML｜invoke name="f">\n'
+     '<｜DSML｜parameter name="a" string="true">cut o'),
+    ("deepseek_v4", '<｜DSML｜tool_calls>\n<｜DSML｜invoke name="f">\n'
+     '<｜DSML｜parameter name="a" string="true">x</｜DSML｜parameter>\n</｜DSML｜inv'),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("tool_format", "text"), BROKEN)
+def test_a_call_that_breaks_comes_back_as_text(tool_format: ToolFormat, text: str) -> None:
+    """With all its markup; live, it would have been announced already."""
+    assert events(tool_format, ["Well. " + text], live=False) == ["Well. " + text]
+    assert events(tool_format, "Well. " + text, live=False) == ["Well. " + text]
+
+
+@pytest.mark.parametrize("tool_format", FORMATS)
+def test_a_whole_call_before_one_that_breaks_is_called(tool_format: ToolFormat) -> None:
+    text = TEXTS[tool_format]
+    second = text.rindex("time-now")
+    whole = events(tool_format, [text[: second + 4]], live=False)
+    assert whole[:2] == events(tool_format, [text])[:2]
+    assert "time" in whole[2]
 
 
 @pytest.mark.parametrize("tool_format", FORMATS)
 def test_arguments_stream_as_they_come(tool_format: ToolFormat) -> None:
     """A call is announced at its first key's colon, and what follows is not held back."""
-    parser = tool_parser(tool_format)
+    parser = tool_parser(tool_format, live=True)
     text = TEXTS[tool_format]
     key = text.index('city"')
     begun = key + len('city":' if "DSML" not in text else 'city" string="true">')
@@ -208,19 +239,22 @@ def _without_cut_end(text: str) -> str:
     return text
 
 
+@pytest.mark.parametrize("live", [False, True])
 @pytest.mark.parametrize("count", [200, pytest.param(2000, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("tool_format", FORMATS)
-def test_spoilt_answers_lose_no_word_and_raise_nothing(tool_format: ToolFormat, count: int) -> None:
+def test_spoilt_answers_lose_no_word_and_raise_nothing(
+    tool_format: ToolFormat, count: int, live: bool
+) -> None:
     """10,000 in all: cut, doubled, nested, swapped markers, giant names, odd quotes."""
     chance = random.Random(f"17 {tool_format}")
     with_calls = 0
     for number in range(count):
         text = spoilt(tool_format, chance)
-        whole = events(tool_format, [text])
+        whole = events(tool_format, [text], live=live)
         at = [chance.randrange(len(text) + 1) for _ in range(3)]
-        assert events(tool_format, split(text, at)) == whole, text
+        assert events(tool_format, split(text, at), live=live) == whole, text
         if number % 20 == 0:
-            assert events(tool_format, text) == whole, text
+            assert events(tool_format, text, live=live) == whole, text
         output = " ".join(event if isinstance(event, str) else " ".join(event) for event in whole)
         assert words(_without_cut_end(text)) <= words(output), text
         with_calls += any(isinstance(event, tuple) for event in whole)
@@ -230,9 +264,9 @@ def test_spoilt_answers_lose_no_word_and_raise_nothing(tool_format: ToolFormat, 
 TraceFunction = Callable[[FrameType, str, Any], Any]
 
 
-def steps(tool_format: ToolFormat, pieces: Iterable[str]) -> int:
+def steps(tool_format: ToolFormat, pieces: Iterable[str], *, live: bool) -> int:
     """The lines that the parser runs; each looks at what it takes, or at a marker's length."""
-    parser = tool_parser(tool_format)
+    parser = tool_parser(tool_format, live=live)
     count = 0
 
     def trace(frame: FrameType, kind: str, _argument: object) -> TraceFunction | None:
@@ -275,13 +309,15 @@ FAMILIES = [
 ]
 
 
+@pytest.mark.parametrize("live", [False, True])
 @pytest.mark.parametrize("tool_format", ["deepseek_v3", "deepseek_v4", "hermes"])
 @pytest.mark.parametrize("unit", FAMILIES)
-def test_work_grows_with_the_text(tool_format: ToolFormat, unit: str) -> None:
+def test_work_grows_with_the_text(tool_format: ToolFormat, unit: str, live: bool) -> None:
     for start in ("", '<tool_call>{"arguments": {"a": "', DSML_CALL + DSML_JSON, V3_CALL + "{"):
         few, many = start + unit * 10, start + unit * 40
         for pieces in (lambda text: [text], list):
-            assert steps(tool_format, pieces(many)) < 4.4 * steps(tool_format, pieces(few)) + 200
+            one, four = (steps(tool_format, pieces(text), live=live) for text in (few, many))
+            assert four < 4.4 * one + 200
 
 
 def test_told_joins_only_neighbours() -> None:

@@ -18,9 +18,8 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Generator
-from typing import NoReturn
 
-from tribody.text.tool_formats.markup import MarkupParser, Reading, Steps
+from tribody.text.tool_formats.markup import MarkupParser, Reading, Steps, is_json
 
 TOKEN = "｜DSML｜"
 INVOKE = f"<{TOKEN}invoke"
@@ -39,8 +38,8 @@ class DsmlParser(MarkupParser):
 
     line_breaks = 2
 
-    def __init__(self, block: str) -> None:
-        super().__init__()
+    def __init__(self, block: str, *, live: bool = False) -> None:
+        super().__init__(live=live)
         self._open = f"<{TOKEN}{block}>"
         self._close = f"</{TOKEN}{block}>"
 
@@ -50,9 +49,9 @@ class DsmlParser(MarkupParser):
             yield from self._literal(self._open)
             yield from self._space()
             if (yield from self._literal(INVOKE)) is not None:
-                while (yield from self._read_call()) and (yield from self._next_call()):
-                    pass
-            self._no_call()
+                yield from self._read_calls()
+            else:
+                self._no_call()
 
     def _read_call(self) -> Reading:
         """Read a call after `<｜DSML｜invoke`; false if it is none, or breaks."""
@@ -79,12 +78,12 @@ class DsmlParser(MarkupParser):
                 return False
             if before == "{":
                 self._call(name)
-            self._kept = None
+            self._keep(kept=False)
             self._argue(f"{before}{_quoted(key)}: ")
             before = ", "
             if not (yield from self._read_value(is_text=kind == "true")):
                 return False
-            self._kept = []
+            self._keep(kept=True)
             yield from self._space()
             marker = yield from self._literal(PARAMETER, INVOKE_CLOSE)
             if marker is None:
@@ -118,7 +117,7 @@ class DsmlParser(MarkupParser):
         if is_text and closed:
             self._argue('"')
         elif not is_text:
-            self._argue(value if not closed or _is_json(value) else _quoted(value))
+            self._argue(value if not closed or is_json(value) else _quoted(value))
         return closed
 
     def _next_call(self) -> Reading:
@@ -135,17 +134,3 @@ class DsmlParser(MarkupParser):
 
 def _quoted(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)
-
-
-def _is_json(text: str) -> bool:
-    """Numbers are checked as text: what they are worth, and whether they fit, is not asked."""
-    try:
-        json.loads(text, parse_constant=_refuse, parse_int=str, parse_float=str)
-    except (ValueError, RecursionError):
-        return False
-    return True
-
-
-def _refuse(constant: str) -> NoReturn:
-    """NaN and Infinity, which Python reads and JSON has not."""
-    raise ValueError(constant)

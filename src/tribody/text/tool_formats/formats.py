@@ -20,12 +20,16 @@ MARKERS: dict[ToolFormat, tuple[str, ...]] = {
 """Texts that may be special tokens of the vocabulary: the parser has to see them."""
 
 
-def tool_parser(tool_format: ToolFormat) -> ToolCallParser:
-    """A new parser for the content of one answer."""
+def tool_parser(tool_format: ToolFormat, *, live: bool = False) -> ToolCallParser:
+    """A new parser for the content of one answer.
+
+    `live`: calls are told as they come, which suits answers that a grammar holds to their format;
+    else each when it is whole, and what breaks in the middle comes back as text.
+    """
     match tool_format:
         case "deepseek_v3" | "deepseek_v3_1":
-            return special_token_calls.SpecialTokenParser()
+            return special_token_calls.SpecialTokenParser(live=live)
         case "deepseek_v3_2" | "deepseek_v4":
-            return dsml_calls.DsmlParser(dsml_calls.BLOCKS[tool_format])
+            return dsml_calls.DsmlParser(dsml_calls.BLOCKS[tool_format], live=live)
         case "hermes":
-            return hermes_calls.HermesParser()
+            return hermes_calls.HermesParser(live=live)

@@ -32,9 +32,7 @@ class HermesParser(MarkupParser):
         while (yield from self._content_until(OPEN)):
             self._kept = []
             yield from self._literal(OPEN)
-            while (yield from self._read_call()) and (yield from self._next_call()):
-                pass
-            self._no_call()
+            yield from self._read_calls()
 
     def _read_call(self) -> Reading:
         yield from self._space()

@@ -8,8 +8,10 @@ that is certain.  Nothing is read twice, so the work is linear in the text, what
 from __future__ import annotations
 
 import itertools
+import json
 import re
 from collections.abc import Generator
+from typing import NoReturn
 
 from tribody.text.tool_calls import CallArguments, CallStart, ToolEvent
 from tribody.text.tool_formats.json_extent import WHITE_SPACE, JsonExtent
@@ -31,7 +33,11 @@ class MarkupParser:
 
     line_breaks = 0
 
-    def __init__(self) -> None:
+    def __init__(self, *, live: bool = False) -> None:
+        """`live`: arguments are told as they come, once they have begun; else each call when it is
+        whole and its arguments are a JSON object, and what breaks is content."""
+        self._live = live
+        self._whole: tuple[str, list[str]] | None = None  # a call that is held: its name, arguments
         self._text = ""
         self._at = 0
         self._ended = False
@@ -171,21 +177,60 @@ class MarkupParser:
 
     def _drop_cut(self, *closing: str) -> None:
         """Leave out what the answer's end left of the closing markup that should follow a call."""
+        if self._whole is not None:
+            return
         rest = self._text[self._at :]
         if self._ended and (not rest or any(marker.startswith(rest) for marker in closing)):
             self._kept = None
             self._at = len(self._text)
 
     def _call(self, name: str) -> None:
-        """Announce the next call; what was kept was its markup."""
+        """The next call has begun; what was kept was its markup."""
+        if not self._live:
+            self._whole = name, []
+            return
         self._kept = None
+        self._announce(name)
+
+    def _announce(self, name: str) -> None:
         self._breaks = ""
         self._index += 1
         self._out.append(CallStart(self._index, name))
 
     def _argue(self, text: str) -> None:
-        if text:
+        if self._whole is not None:
+            self._whole[1].append(text)
+        elif text:
             self._out.append(CallArguments(self._index, text))
+
+    def _keep(self, *, kept: bool) -> None:
+        """Keep what is read from here on, or no longer: parts of a call that is told live."""
+        if self._whole is None:
+            self._kept = [] if kept else None
+
+    def _read_call(self) -> Reading:
+        """Read a call; false if it is none, or breaks."""
+        raise NotImplementedError
+
+    def _next_call(self) -> Reading:
+        """Read on from a call's end; true after what begins the next one."""
+        raise NotImplementedError
+
+    def _read_calls(self) -> Steps:
+        """Read calls, one after the other; what is none is content."""
+        while True:
+            read = yield from self._read_call()
+            if self._whole is not None:
+                (name, parts), self._whole = self._whole, None
+                arguments = "".join(parts)
+                if not is_json(arguments, dict):
+                    break
+                self._kept = None
+                self._announce(name)
+                self._argue(arguments)
+            if not (read and (yield from self._next_call())):
+                break
+        self._no_call()
 
     def _object(self, extent: JsonExtent) -> Generator[str | None, None, None]:
         """Yield a JSON object's text in pieces, None to wait, till it begins, closes or breaks."""
@@ -200,7 +245,7 @@ class MarkupParser:
                 yield None
 
     def _arguments(self, name: str, *stops: str) -> Reading:
-        """Read the arguments of a call: a JSON object, live from when it has begun.
+        """Read the arguments of a call, a JSON object.
 
         One that breaks goes on as it is up to one of `stops`.  False, and no call, if it breaks
         before it has begun.
@@ -228,6 +273,21 @@ class MarkupParser:
                 else:
                     self._argue(piece)
         return True
+
+
+def is_json(text: str, kind: type = object) -> bool:
+    """Whether `text` is JSON, and an object for `dict`.  Numbers are checked as text: what they
+    are worth, and whether they fit, is not asked."""
+    try:
+        value = json.loads(text, parse_constant=_refuse, parse_int=str, parse_float=str)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(value, kind)
+
+
+def _refuse(constant: str) -> NoReturn:
+    """NaN and Infinity, which Python reads and JSON has not."""
+    raise ValueError(constant)
 
 
 def _joined(events: list[str | ToolEvent]) -> list[str | ToolEvent]:

@@ -40,9 +40,7 @@ class SpecialTokenParser(MarkupParser):
                 if (yield from self._literal(CALL_BEGIN)) is None:
                     self._no_call()
                     continue
-            while (yield from self._read_call()) and (yield from self._next_call()):
-                pass
-            self._no_call()
+            yield from self._read_calls()
 
     def _read_call(self) -> Reading:
         """Read a call after its first token; false, and not announced, if it is none."""
