@@ -588,6 +588,7 @@ def test_anthropics_model_names() -> None:
     assert anthropic_name("claude-sonnet-5", both_served | {"deepseek-flash"}) == "deepseek-flash"
     assert anthropic_name("claude-opus-4-8", {"claude-opus-4-8"}) == "claude-opus-4-8"
     assert anthropic_name("claude-opus-4-8", {"mini-r1"}) == "claude-opus-4-8"
+    assert anthropic_name("claude-opus-4-8", {"deepseek-chat"}) == "deepseek-chat"
     assert anthropic_name("gpt-9", both_served) == "gpt-9"
 
 

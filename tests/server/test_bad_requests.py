@@ -14,13 +14,14 @@ from tests.server.scripted import RunningServer
 from tribody.core.request import SamplingParams
 from tribody.server import limits
 from tribody.server.limits import NUMBERS
-from tribody.server.types import ChatRequest, CompletionRequest
 
 CHAT = "/v1/chat/completions"
 RAW = "/v1/completions"
 ASK = [{"role": "user", "content": "x"}]
 CHAT_BODY = {"model": "scripted", "messages": ASK, "temperature": 0, "max_tokens": 2}
 RAW_BODY = {"model": "scripted", "prompt": "x", "temperature": 0, "max_tokens": 2}
+RESPONSES = "/v1/responses"
+BODIES = {CHAT: CHAT_BODY, RAW: RAW_BODY, RESPONSES: {"model": "scripted", "input": "x"}}
 
 
 def check_error(answer: httpx2.Response, status: int, param: str | None) -> None:
@@ -223,19 +224,17 @@ def numeric_cases() -> list[tuple[str, str, float, bool]]:
     """(path, field, value, good) just inside and outside of every bound of the limits table."""
     cases: list[tuple[str, str, float, bool]] = []
     integers = {"top_k", "seed", "top_logprobs", "logprobs", "max_tokens", "max_completion_tokens",
-                "n", "best_of"}  # fmt: skip
-    known = {*ChatRequest.__struct_fields__, *CompletionRequest.__struct_fields__}
+                "max_output_tokens", "n", "best_of"}  # fmt: skip
+    paths = {"logprobs": RAW, "best_of": RAW, "max_output_tokens": RESPONSES}
     for name, limit in NUMBERS.items():
-        if name not in known:
-            continue  # of /responses: see test_responses
-        path = RAW if name in ("logprobs", "best_of") else CHAT
+        path = paths.get(name, CHAT)
         step = 1 if name in integers else 0.001
         low = int(limit.minimum) if name in integers else limit.minimum
         high = int(limit.maximum) if name in integers else limit.maximum
         cases.append((path, name, low - step, False))
         cases.append((path, name, high + step, False))
         # What is inside the table's bounds may still not fit this model or its other fields.
-        if name not in ("max_tokens", "max_completion_tokens", "n", "best_of"):
+        if not name.startswith("max_") and name not in ("n", "best_of"):
             cases.append((path, name, high, True))
             cases.append((path, name, low, not limit.exclusive_minimum))
     return cases
@@ -244,7 +243,7 @@ def numeric_cases() -> list[tuple[str, str, float, bool]]:
 @pytest.mark.parametrize("case", numeric_cases(), ids=lambda c: f"{c[1]}={c[2]}")
 def test_bounds_of_every_number(http: httpx2.Client, case: tuple[str, str, float, bool]) -> None:
     path, name, value, good = case
-    body = {**(CHAT_BODY if path == CHAT else RAW_BODY), name: value}
+    body = {**BODIES[path], name: value}
     if name == "top_logprobs":
         body["logprobs"] = True
     if name == "max_completion_tokens":

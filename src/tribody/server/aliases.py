@@ -12,11 +12,11 @@ THINKING_BY_NAME = {"deepseek-reasoner": True, "deepseek-chat": False}
 # At DeepSeek the name chose the mode, so clients that use these names rely on it.
 
 ANTHROPIC_NAMES = (
-    ("claude-opus", ("deepseek-v4-pro",)),
-    ("claude", ("deepseek-flash", "deepseek-v4-flash")),
+    ("claude-opus", ("deepseek-v4-pro", "deepseek-chat")),
+    ("claude", ("deepseek-flash", "deepseek-v4-flash", "deepseek-chat")),
 )
 # What answers to Anthropic's own models at DeepSeek: the first beginning that fits, and of its
-# names the first that is served.
+# names the first that is served.  In V3's days it was deepseek-chat for all.
 
 
 def anthropic_name(name: str, served: Container[str]) -> str:
