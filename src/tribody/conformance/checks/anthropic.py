@@ -110,15 +110,13 @@ CLAUDE = {
 
 
 def claude_names(t: Target) -> None:
-    """Where a model is served under the name that DeepSeek's mapping leads to."""
-    asked = 0
+    """Refused only where no model is served under the name that DeepSeek's mapping leads to."""
     for claude, names in CLAUDE.items():
+        answer = send(t, t.prompts.say("Yes."), model=claude)
         served = [n for n in names if t.chat(t.prompts.say("Yes."), model=n).status == 200]
-        if served:
-            asked += 1
-            send(t, t.prompts.say("Yes."), model=claude).ok().at("type").is_("message")
-    if not asked:
-        raise Skipped("no model answers to deepseek-flash or deepseek-v4-pro")
+        if answer.status in (400, 404) and not served:
+            raise Skipped(f"no model answers to {' or '.join(names)}")
+        answer.ok().at("type").is_("message")
 
 
 # --- stream ----------------------------------------------------------------------------------
