@@ -21,7 +21,11 @@ ASK = [{"role": "user", "content": "x"}]
 CHAT_BODY = {"model": "scripted", "messages": ASK, "temperature": 0, "max_tokens": 2}
 RAW_BODY = {"model": "scripted", "prompt": "x", "temperature": 0, "max_tokens": 2}
 RESPONSES = "/v1/responses"
-BODIES = {CHAT: CHAT_BODY, RAW: RAW_BODY, RESPONSES: {"model": "scripted", "input": "x"}}
+BODIES: dict[str, dict[str, object]] = {
+    CHAT: dict(CHAT_BODY),
+    RAW: dict(RAW_BODY),
+    RESPONSES: {"model": "scripted", "input": "x"},
+}
 
 
 def check_error(answer: httpx2.Response, status: int, param: str | None) -> None:
