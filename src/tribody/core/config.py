@@ -32,8 +32,8 @@ MAX_DRAFTS = 8
 
 STEP_STRETCH = 3.0
 # A step that reads prompts takes at most so many times what it would take to decode alone: prompts
-# then get two thirds of the machine.  Times between a stream's tokens: the 99th percentile was 4.3
-# times the median at 16 clients and 6.9 times at 8 (bench/serve.py, one repeat).
+# then get two thirds of the machine.  Between a stream's tokens: the 99th percentile was 3.4, 2.8
+# and 2.7 times the median for 4, 8 and 16 clients (bench/serve.py, SmolLM2, one repeat).
 
 DEFAULT_STEP_TOKENS = 512
 # Tokens that one step computes: 512 rows of a prompt keep the kernels at their best rate, and
