@@ -19,7 +19,7 @@ KEYS: dict[ProfileName, str] = {"2025": "sk-of-the-year-2025", "2026": "sk-of-th
 NAMES = ("deepseek-chat", "deepseek-reasoner", "deepseek-flash", "deepseek-v4-pro")
 
 # What is not built yet.  Nothing may be added.
-GAPS = {"endpoints.embeddings", "endpoints.files", "endpoints.batches"}
+GAPS = {"endpoints.files", "endpoints.batches"}
 
 
 @pytest.fixture(scope="module")

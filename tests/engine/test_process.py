@@ -203,3 +203,24 @@ def test_close_drains_and_then_refuses(folder: Path) -> None:
             client.submit(request(2, 5))
 
     run(test())
+
+
+def test_an_embedding_survives_a_kill(folder: Path) -> None:
+    """Nothing of it is known to the server before it is whole, so it is computed anew."""
+    sampling = SamplingParams(max_tokens=0)
+    prompt = tiny_tokens(150, seed=4)
+    wanted = Request(id="e", prompt_token_ids=prompt, sampling=sampling, pooling="mean")
+
+    async def embed_while_killed() -> None:
+        async with running(config(folder)) as client:
+            _, calm = await collect(client, wanted)
+            assert client.pid is not None
+            os.kill(client.pid, signal.SIGSTOP)
+            stream = client.submit(wanted)
+            os.kill(client.pid, signal.SIGKILL)
+            (last,) = [event async for event in stream]
+            assert client.restarts == 1
+            assert calm.embedding is not None
+            assert last.embedding == calm.embedding
+
+    run(embed_while_killed())

@@ -164,13 +164,14 @@ def live(machine: Machine, rng: random.Random, num_steps: int) -> None:
                 n=rng.choice([1, 1, 1, 2, 3]),
                 stop=rng.choice([(), ("eleven",)]),
                 cache_salt=rng.choice(["a", "b"]),
+                priority=rng.choice(["interactive", "interactive", "background"]),
             )
             if rng.random() < 0.2:  # as after an engine restart
                 full = [expected(new, c, scheduler.max_context) for c in range(new.n)]
                 cut = tuple(tuple(t[: rng.randrange(len(t))]) for t in full)
                 new = request(
                     new.id, prompt, new.sampling.max_tokens, new.n, new.sampling.stop, resumed=cut,
-                    cache_salt=new.cache_salt, resumed_cached_tokens=0,
+                    cache_salt=new.cache_salt, resumed_cached_tokens=0, priority=new.priority,
                 )  # fmt: skip
             scheduler.add(new)
             alive[new.id], waited[new.id] = new, 0

@@ -108,3 +108,52 @@ def test_an_error_in_one_row_ends_that_choice_alone() -> None:
     first, second = scheduler.apply(plan, result, {})
     assert (first.finish_reason, second.finish_reason) == (None, "error")
     scheduler.check()
+
+
+def test_background_waits_behind_whoever_comes() -> None:
+    """Interactive requests are admitted first, whenever they came; each kind in its order."""
+    scheduler = make(num_pages=40, max_running=2, max_step_tokens=64, background_running=8)
+    machine = Machine(scheduler)
+    for rid in ("b1", "b2", "b3"):
+        scheduler.add(request(rid, [1, 2, 3], 12, priority="background"))
+    machine.step()
+    for rid in ("i1", "i2"):
+        scheduler.add(request(rid, [4, 5, 6], 12))
+    machine.step()
+    assert [s.job.request.id for s in scheduler.running] == ["i1", "i2"]
+    assert [s.job.request.id for s in scheduler.waiting] == ["b1", "b2", "b3"]
+    scheduler.check()
+    ended = []
+    while scheduler.num_unfinished:
+        ended += [e.request_id for e in machine.step() if e.usage]
+        scheduler.check()
+    assert set(ended[:2]) == {"i1", "i2"}
+    assert set(ended) == {"i1", "i2", "b1", "b2", "b3"}
+
+
+def test_background_runs_only_where_few_run() -> None:
+    scheduler = make(num_pages=40, max_step_tokens=64, background_running=2)
+    machine = Machine(scheduler)
+    for i in range(4):
+        scheduler.add(request(f"b{i}", [1, 2, 3], 12, priority="background"))
+    machine.step()
+    assert [s.job.request.id for s in scheduler.running] == ["b0", "b1"]
+    for i in range(2):
+        scheduler.add(request(f"i{i}", [1, 2, 3], 12))
+    machine.step()
+    running = [s.job.request.id for s in scheduler.running]
+    assert running == ["i0", "i1", "b0", "b1"], "there was room for all: nobody is preempted"
+
+
+def test_background_gives_its_pages_to_whoever_comes() -> None:
+    scheduler = make(num_pages=8, max_step_tokens=64)
+    machine = Machine(scheduler)
+    scheduler.add(request("b", list(range(20)), 8, priority="background"))
+    machine.step()
+    scheduler.add(request("i", list(range(20, 36)), 4))
+    machine.step()
+    assert [s.job.request.id for s in scheduler.running] == ["i"]
+    assert scheduler.stats().preemptions == 1
+    while scheduler.num_unfinished:
+        machine.step()
+        scheduler.check()

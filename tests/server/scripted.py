@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import struct
 import threading
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field
@@ -99,6 +100,7 @@ class ScriptedEngine:
             model_id=model_id,
             model_type="llama",
             vocab_size=tokenizer.vocab_size,
+            hidden_size=4,
             max_context_tokens=CONTEXT,
             weight_format="float32",
             kv_format="float32",
@@ -152,6 +154,9 @@ class ScriptedEngine:
                 self.abort_seen.set()
 
     async def _events(self, request: Request) -> AsyncGenerator[Event, None]:
+        if request.pooling != "none":
+            yield await self._embedding(request)
+            return
         key = (request.cache_salt, tuple(request.prompt_token_ids))
         cached = len(request.prompt_token_ids) - 1 if key in self._known else 0
         self._known.add(key)
@@ -183,6 +188,21 @@ class ScriptedEngine:
                 )
                 if failing:
                     return
+
+    async def _embedding(self, request: Request) -> Event:
+        """The numbers 1, 2, 3 and how many tokens there are."""
+        await self._interfere(request, 0)
+        num_tokens = len(request.prompt_token_ids)
+        failing = self.fail_after == 0
+        return Event(
+            request_id=request.id,
+            choice=0,
+            token_ids=[],
+            finish_reason="error" if failing else "stop",
+            usage=Usage(prompt_tokens=num_tokens, cached_tokens=0, completion_tokens=0),
+            error="the secret is /etc/passwd" if failing else None,
+            embedding=None if failing else struct.pack("<4f", 1, 2, 3, num_tokens),
+        )
 
     async def _interfere(self, request: Request, step: int) -> None:
         await asyncio.sleep(0)

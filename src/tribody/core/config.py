@@ -35,6 +35,10 @@ STEP_STRETCH = 3.0
 # then get two thirds of the machine.  Between a stream's tokens: the 99th percentile was 3.4, 2.8
 # and 2.7 times the median for 4, 8 and 16 clients (bench/serve.py, SmolLM2, one repeat).
 
+BACKGROUND_RUNNING = 8
+# Background requests begin only while fewer sequences run: eight share each reading of the weights,
+# and whoever comes finds a step that is not much longer than its own.
+
 DEFAULT_STEP_TOKENS = 512
 # Tokens that one step computes: 512 rows of a prompt keep the kernels at their best rate, and
 # sequences that decode meanwhile wait no longer than that.
@@ -60,6 +64,7 @@ class SchedulerConfig(msgspec.Struct, frozen=True, kw_only=True):
     step_stretch: float = STEP_STRETCH  # 0 = no limit but the budget
     max_running: int = 64  # sequences in a step
     max_waiting: int = 1024  # requests in the queue; one more is refused as overloaded
+    background_running: int = BACKGROUND_RUNNING
     draft_sources: tuple[DraftSource, ...] = ()  # what may draft tokens; none = no speculation
     max_drafts: int = MAX_DRAFTS
 

@@ -25,6 +25,7 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
     model_id: str
     model_type: str
     vocab_size: int
+    hidden_size: int  # numbers in an embedding
     max_context_tokens: int  # prompt and completion together, KV pool considered
     weight_format: str
     kv_format: str

@@ -14,6 +14,10 @@ import msgspec
 
 FinishReason = Literal["stop", "length", "abort", "error"]
 
+Pooling = Literal["none", "mean"]
+
+Priority = Literal["interactive", "background"]
+
 Thinking = Literal["none", "may", "open"]
 # An answer has no thinking in it, its model may open some, its prompt has opened it.
 
@@ -55,6 +59,9 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     `resumed_cached_tokens` is the cache hit that the first event reported, which stays the usage's.
     `cache_salt` is the root of this request's prefix-cache keys: requests with different salts
     never share a page.
+
+    With `pooling` nothing is generated (`max_tokens` is 0): the last event has an `embedding`.
+    What has `background` priority runs where nothing interactive waits.
     """
 
     id: str
@@ -65,6 +72,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     resumed: tuple[tuple[int, ...], ...] = ()
     finished: tuple[int, ...] = ()
     resumed_cached_tokens: int | None = None
+    pooling: Pooling = "none"
+    priority: Priority = "interactive"
 
 
 class TokenLogprob(msgspec.Struct, frozen=True, array_like=True):
@@ -95,6 +104,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     `finish_reason` is "error", and never holds user text.  Tokens of a stop string are in
     `token_ids` (they were generated and are counted); the text renderer cuts the text there.
     `ended_by_token`: the last id is an end-of-sequence or stop token, which is no part of the text.
+    `embedding`: little-endian float32, of length 1, of a request with pooling.
     """
 
     request_id: str
@@ -106,6 +116,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     error: str | None = None
     cached_tokens: int | None = None
     ended_by_token: bool = False
+    embedding: bytes | None = None
 
 
 @dataclass(slots=True)
@@ -154,6 +165,9 @@ class Chunk:
     guesses, for the last rows in their order, and each draws only if the entry before it drew the
     guess that its row computes.  `next_token_id` is the token after the chunk where it is known;
     a drafter reads it.
+
+    `hidden_sum`, of a request with pooling: what the step before said of this sequence, "" at its
+    start; then `StepResult.hidden_sums` says what it is with this chunk.
     """
 
     sequence_id: int
@@ -164,6 +178,7 @@ class Chunk:
     samples: list[SampleSlot] = field(default_factory=list)
     num_drafts: int = 0
     next_token_id: int | None = None
+    hidden_sum: bytes | None = None
 
 
 @dataclass(slots=True)
@@ -204,12 +219,14 @@ class SampledToken:
 class StepResult:
     """What a step produced, in the order of the plan's sample slots.
 
-    `drafts`: what the drafter guesses to follow, by sequence id.  `seconds` are the step's,
-    `draft_seconds` the drafter's part of them; 0 = not measured.
+    `drafts`: what the drafter guesses to follow, by sequence id.  `hidden_sums`: see `Chunk`; after
+    a prompt's last token it is the embedding, or empty if that is not a vector of numbers.
+    `seconds` are the step's, `draft_seconds` the drafter's part of them; 0 = not measured.
     """
 
     step_id: int
     tokens: list[SampledToken]
     drafts: dict[int, list[int]] = field(default_factory=dict)
+    hidden_sums: dict[int, bytes] = field(default_factory=dict)
     seconds: float = 0.0
     draft_seconds: float = 0.0

@@ -108,6 +108,7 @@ def build(
             model_id=checkpoint.name,
             model_type=model.config.model_type,
             vocab_size=model.config.vocab_size,
+            hidden_size=model.config.hidden_size,
             max_context_tokens=scheduler.max_context,
             weight_format=main_format(model.weights),
             precision=precision_of(model.weights, checkpoint),

@@ -17,6 +17,7 @@ from tribody.core.clock import Clock, MonotonicClock
 from tribody.core.config import LOGIT_ROWS, PAGE_SIZE, KVFormat
 from tribody.core.request import Chunk, SampledToken, SampleSlot, StepPlan, StepResult
 from tribody.engine.guidance import Guidance
+from tribody.engine.pooling import add_states
 from tribody.engine.sampler import I64, sample
 from tribody.memory.kv_store import KVStore
 from tribody.models.step_input import Model, StepInput
@@ -76,6 +77,7 @@ class ModelExecutor:
         self._model = model
         self._ops = ops
         self._kv = kv
+        self._layers = range(model.config.num_hidden_layers)
         self._max_step_tokens = max_step_tokens
         self._draft_kv = draft_kv
         self._clock = clock or MonotonicClock()
@@ -99,7 +101,10 @@ class ModelExecutor:
                 first_logits[chunk.sequence_id] = len(wanted)
                 wanted.extend(range(end - 1 - chunk.num_drafts, end))
         step = step_input(chunks, np.array(wanted, np.int64))
-        logits = self._model.forward(step, self._kv)
+        x = self._model.embed(step)
+        self._model.run_layers(self._layers, x, step, self._kv)
+        logits = self._model.logits(x, step)
+        result.hidden_sums = self._pool(chunks, x)
         slots: list[SampleSlot] = []
         rows: list[int] = []
         for chunk in plan.chunks:
@@ -116,6 +121,17 @@ class ModelExecutor:
             result.drafts = self._draft(followed, plan.draft_passes, self._draft_kv)
             result.draft_seconds = self._clock.now() - started
         return result
+
+    def _pool(self, chunks: Sequence[Chunk], x: F32) -> dict[int, bytes]:
+        """Add the states of chunks whose requests are pooled; `x` is the step's stream."""
+        sums: dict[int, bytes] = {}
+        end = 0
+        for chunk in chunks:
+            first, end = end, end + len(chunk.token_ids)
+            if chunk.hidden_sum is not None:
+                states = self._model.normed(x, np.arange(first, end))
+                sums[chunk.sequence_id] = add_states(chunk, states)
+        return sums
 
     def _draft(self, followed: Followed, passes: int, kv: KVStore) -> dict[int, list[int]]:
         """Let the drafter follow the step; its guesses by sequence id.

@@ -36,6 +36,7 @@ from tribody.core.tokenizer_source import TokenizerSource
 from tribody.engine.build import check_steps
 from tribody.engine.engine import Engine
 from tribody.engine.guidance import Guidance
+from tribody.engine.pooling import add_states
 from tribody.engine.sampler import sample
 from tribody.engine.scripted_answers import Fault, Part, Plain, RandomLetters, answer
 from tribody.engine.scripted_following import Followed, Order
@@ -48,6 +49,7 @@ from tribody.text.tokenizer import Tokenizer
 
 CONTEXT_TOKENS = 32_768
 MOST_CONTEXT_TOKENS = 1 << 20
+HIDDEN_SIZE = 64  # of its embeddings
 TOKEN_BYTES = 1024  # what a token is said to take of --kv-memory, so that memory can run short
 
 SURE = 80.0
@@ -115,12 +117,17 @@ class ScriptedExecutor:
         self._unscripted[readable] = -SURE - 0.01 * np.arange(len(readable))
         self._letters = tokenizer.encode(LETTERS, add_special_tokens=False)
         self._known: OrderedDict[str, _Known] = OrderedDict()
+        self._states = _states(tokenizer.vocab_size)
 
     def run(self, plan: StepPlan) -> StepResult:
         """See `Executor.run`."""
         started = self._clock.now()
         slots = [slot for chunk in plan.chunks for slot in chunk.samples]
         result = StepResult(plan.step_id, [])
+        for chunk in plan.chunks:
+            if chunk.hidden_sum is not None:
+                states = self._states[chunk.token_ids]
+                result.hidden_sums[chunk.sequence_id] = add_states(chunk, states)
         if slots:
             logits = np.tile(self._unscripted, (len(slots), 1))
             for row, slot in zip(logits, slots, strict=True):
@@ -214,6 +221,14 @@ class ScriptedExecutor:
         return Script([*tokens, self._end], faults)
 
 
+def _states(vocab_size: int) -> F32:
+    """A token's hidden state (V, HIDDEN_SIZE), whatever is around it: texts of the same tokens have
+    the same embedding, and those that share more tokens have nearer ones."""
+    tokens = np.arange(vocab_size)[:, None]
+    places = np.arange(HIDDEN_SIZE)[None, :]
+    return ((tokens + 1) * (2 * places + 1) % 257 - 128).astype(np.float32)
+
+
 def build_scripted(
     config: EngineConfig,
     script: ScriptConfig,
@@ -239,6 +254,7 @@ def build_scripted(
         model_id=SCRIPTED,
         model_type=SCRIPTED,
         vocab_size=tokenizer.vocab_size,
+        hidden_size=HIDDEN_SIZE,
         max_context_tokens=scheduler.max_context,
         weight_format="none",
         kv_format="none",

@@ -21,7 +21,7 @@ from tribody.models.weights import Shapes, WeightReader
 from tribody.ops.composed import latent_layers
 from tribody.ops.layers import DenseMLP, LatentLayer, LatentSpec, SparseMLP, StepRows
 from tribody.ops.scratch import Scratch
-from tribody.ops.table import F32, Matrix, Ops
+from tribody.ops.table import F32, I64, Matrix, Ops
 
 
 def _attention(config: ModelConfig) -> Latent:
@@ -196,6 +196,9 @@ class DeepseekV3:
     def embed(self, step: StepInput) -> F32:
         self.hidden = self.vocabulary.embed(step, self.scratch)
         return self.hidden
+
+    def normed(self, x: F32, rows: I64) -> F32:
+        return self.vocabulary.normed(x, rows)
 
     def logits(self, x: F32, step: StepInput) -> F32:
         return self.vocabulary.logits(x, step, self.scratch)

@@ -16,7 +16,7 @@ from tribody.models.weights import Shapes, WeightReader
 from tribody.ops.composed import grouped_query_layers
 from tribody.ops.layers import DenseMLP, GroupedQueryLayer, GroupedQuerySpec
 from tribody.ops.scratch import Scratch
-from tribody.ops.table import F32
+from tribody.ops.table import F32, I64
 
 QKV = ("q_proj", "k_proj", "v_proj")
 
@@ -112,6 +112,9 @@ class Llama:
 
     def embed(self, step: StepInput) -> F32:
         return self.vocabulary.embed(step, self._scratch)
+
+    def normed(self, x: F32, rows: I64) -> F32:
+        return self.vocabulary.normed(x, rows)
 
     def logits(self, x: F32, step: StepInput) -> F32:
         return self.vocabulary.logits(x, step, self._scratch)

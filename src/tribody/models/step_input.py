@@ -92,7 +92,8 @@ class Model(Protocol):
         """
         ...
 
-    # The three parts of `forward`, for callers that run some of the layers again.
+    # The three parts of `forward`, for callers that run some of the layers again, or that want
+    # more of the residual stream than logits.
 
     def embed(self, step: StepInput) -> F32:
         """The residual stream (T, hidden_size): a view that the next step overwrites."""
@@ -100,6 +101,10 @@ class Model(Protocol):
 
     def run_layers(self, layers: range, x: F32, step: StepInput, kv: KVStore) -> None:
         """Layers of this range, on x in place; writes their keys and values."""
+        ...
+
+    def normed(self, x: F32, rows: I64) -> F32:
+        """These rows' last hidden states (R, hidden_size), the final norm included: a new array."""
         ...
 
     def logits(self, x: F32, step: StepInput) -> F32:

@@ -9,7 +9,7 @@ from tribody.models.config import ModelConfig
 from tribody.models.step_input import StepInput, mark_unusable
 from tribody.models.weights import Shapes, WeightReader
 from tribody.ops.scratch import Scratch
-from tribody.ops.table import F32, Ops
+from tribody.ops.table import F32, I64, Ops
 
 
 def tensor_shapes(config: ModelConfig) -> Shapes:
@@ -42,6 +42,12 @@ class Vocabulary:
         x = scratch.rows("x", len(step.token_ids), self._config.hidden_size)
         self._ops.embed(self.embed_tokens, step.token_ids, x)
         return x
+
+    def normed(self, x: F32, rows: I64) -> F32:
+        """These rows (R, hidden_size) of the residual stream behind the final norm, a new array."""
+        wanted = x[rows]
+        self._ops.rms_norm(wanted, self.norm, self._config.rms_norm_eps, wanted)
+        return wanted
 
     def logits(self, x: F32, step: StepInput, scratch: Scratch) -> F32:
         """The wanted rows' logits (R, V), in a scratch buffer; see `Model.forward`."""

@@ -11,6 +11,9 @@ def refuse_impossible(request: Request, max_context: int, max_running: int) -> N
     num_prompt = len(request.prompt_token_ids)
     if num_prompt == 0:
         raise BadRequest("the prompt has no tokens; send at least one", param="prompt")
+    if request.pooling != "none":
+        _refuse_pooling(request, max_context)
+        return
     if num_prompt >= max_context:
         raise BadRequest(
             f"the prompt has {num_prompt} tokens; this server's context is "
@@ -26,3 +29,16 @@ def refuse_impossible(request: Request, max_context: int, max_running: int) -> N
         )
     if len(set(request.finished)) >= request.n:
         raise BadRequest("every choice of this request has ended already")
+
+
+def _refuse_pooling(request: Request, max_context: int) -> None:
+    num_prompt = len(request.prompt_token_ids)
+    if num_prompt > max_context:
+        raise BadRequest(
+            f"the input has {num_prompt} tokens; this server's context is {max_context} tokens: "
+            "shorten the input",
+            param="input",
+            code="context_length_exceeded",
+        )
+    assert request.sampling.max_tokens == 0, "what is pooled generates nothing"
+    assert request.n == 1, "there is one embedding of a prompt"

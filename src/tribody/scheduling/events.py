@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tribody.core.request import Event, FinishReason, SampledToken, Usage
-from tribody.scheduling.sequence import Job
+from tribody.scheduling.sequence import Job, Sequence
 
 
 @dataclass(slots=True)
@@ -16,6 +16,17 @@ class Taken:
     finish: FinishReason | None = None
     error: str | None = None
     ended_by_token: bool = False
+    embedding: bytes | None = None
+
+
+def pool(sequence: Sequence, hidden_sum: bytes) -> Taken:
+    """A chunk of a sequence with pooling is computed: the sum goes on, or is the embedding."""
+    sequence.hidden_sum = hidden_sum
+    if sequence.num_pending:
+        return Taken([])
+    if not hidden_sum:
+        return Taken([], "error", "the hidden states are not numbers")
+    return Taken([], "stop", embedding=hidden_sum)
 
 
 def event_of(job: Job, choice: int, taken: Taken) -> Event:
@@ -40,4 +51,5 @@ def event_of(job: Job, choice: int, taken: Taken) -> Event:
         error=taken.error,
         cached_tokens=cached,
         ended_by_token=taken.ended_by_token,
+        embedding=taken.embedding,
     )

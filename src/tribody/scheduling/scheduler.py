@@ -3,12 +3,13 @@
 Two queues.  `running` sequences hold pages; `waiting` ones do not.  A step spends one token budget:
 first every running sequence that decodes, then prompts in order of arrival, in chunks, then newly
 admitted ones; prompts take no more of it than keeps the step short for those that decode (`pace`).
-When pages run out the latest arrival is preempted: its pages go (full ones stay in the prefix tree)
+When pages run out the last in order is preempted: its pages go (full ones stay in the prefix tree)
 and it waits, at its place by arrival, to be recomputed.  A request may be held back when it comes,
 in neither queue, until it is released.
 
 Nobody starves: both queues are served in order of arrival, the head of `waiting` is never jumped,
-and a request that could not fit in an empty pool is refused when it comes.
+and a request that could not fit in an empty pool is refused when it comes.  Background requests
+stand behind all others: they are admitted while few sequences run, and make room for whoever comes.
 
 It trades throughput for order: a small request never overtakes a large one that waits for pages.
 """
@@ -32,14 +33,11 @@ from tribody.core.request import (
 )
 from tribody.memory.kv_memory import KVMemory, PageTable
 from tribody.scheduling.admission import refuse_impossible
+from tribody.scheduling.books import Books
 from tribody.scheduling.drafting import DraftPlanner
-from tribody.scheduling.events import Taken, event_of
+from tribody.scheduling.events import Taken, event_of, pool
 from tribody.scheduling.pace import PromptPace, Room
-from tribody.scheduling.sequence import Drafting, Job, Sequence, finish_reason
-
-
-def _order(sequence: Sequence) -> tuple[int, int]:
-    return (sequence.job.arrival, sequence.choice)
+from tribody.scheduling.sequence import Drafting, Job, Sequence, finish_reason, order
 
 
 class Scheduler:
@@ -56,16 +54,14 @@ class Scheduler:
         self.drafts = DraftPlanner(config, self.memory, self.max_context)
         self.pace = PromptPace(config.step_stretch, config.max_step_tokens)
         self._room = self.pace.room(0)  # of the step under way
-        self.running: list[Sequence] = []  # in order of arrival
-        self.waiting: list[Sequence] = []  # in order of arrival
+        self.running: list[Sequence] = []  # in order
+        self.waiting: list[Sequence] = []  # in order
         self.held: dict[str, Sequence] = {}  # by request, until it is released
         self._jobs: dict[str, Job] = {}
         self._eos = eos_token_ids
         self._num_arrivals = 0
         self._num_sequences = 0
-        self._num_steps = 0
-        self._prompt_tokens = self._cached_tokens = 0
-        self._generated_tokens = self._preemptions = 0
+        self.books = Books()
 
     # ---- requests in and out
 
@@ -91,11 +87,11 @@ class Scheduler:
         if held:
             self.held[request.id] = trunk
         else:
-            insort(self.waiting, trunk, key=_order)
+            insort(self.waiting, trunk, key=order)
 
     def release(self, request_id: str) -> None:
         """Queue a request that was held back, at its place by arrival."""
-        insort(self.waiting, self.held.pop(request_id), key=_order)
+        insort(self.waiting, self.held.pop(request_id), key=order)
 
     def fail(self, request_id: str, error: str) -> list[Event]:
         """End a request with an error."""
@@ -131,13 +127,14 @@ class Scheduler:
             self.memory.close(sequence.table)
             sequence.table = None
         sequence.num_computed = 0
+        sequence.hidden_sum = b""
         sequence.drafting = Drafting()
 
     # ---- plan
 
     def plan(self) -> StepPlan | None:
         """The next step, or None when there is nothing to do."""
-        plan = StepPlan(self._num_steps + 1, [])
+        plan = StepPlan(self.books.steps + 1, [])
         budget = self.config.max_step_tokens
         decodes: list[Sequence] = []
         others: list[Sequence] = []
@@ -148,16 +145,16 @@ class Scheduler:
         self._room = room = self.pace.room(len(plan.chunks))
         for sequence in others:
             budget -= self._read(plan, sequence, room, budget)
-        while min(budget, room.tokens(0)) and self.waiting and self._admit(self.waiting[0]):
+        while min(budget, room.tokens(0)) and self.waiting and self._let_in(plan, self.waiting[0]):
             sequence = self.waiting.pop(0)
-            insort(self.running, sequence, key=_order)
+            insort(self.running, sequence, key=order)
             budget -= self._read(plan, sequence, room, budget)
         if not plan.chunks:
             return None
         # Beside prompts drafts only get what the pace allowed and prompts left.
         spare = min(budget, room.tokens(0)) if room.num_tokens else budget
         self.drafts.extend(plan, self.running, spare)
-        self._num_steps += 1
+        self.books.steps += 1
         return plan
 
     def _read(self, plan: StepPlan, sequence: Sequence, room: Room, budget: int) -> int:
@@ -167,17 +164,30 @@ class Scheduler:
         room.take(first, taken)
         return taken
 
+    def _let_in(self, plan: StepPlan, first: Sequence) -> bool:
+        """Admit the head of `waiting`, preempting background sequences if it is none itself."""
+        if first.is_background:
+            return len(self.running) < self.config.background_running and self._admit(first)
+        while not self._admit(first):
+            if not (self.running and self.running[-1].is_background):
+                return False
+            self._preempt(plan, self.running[-1])
+        return True
+
     def _admit(self, sequence: Sequence) -> bool:
         """Give a waiting sequence the pages of its known tokens, if they and one more token fit.
 
         A trunk that is yet to fork looks up its prompt only, so that the fork's row is computed.
+        One whose hidden states are wanted takes no page from the tree, and gives it none.
         """
         seats = sum(len(s.choices) for s in self.running) + len(sequence.choices)
         if seats > self.config.max_running:
             return False
         num_known = sequence.num_tokens
         num_searched = len(sequence.prompt) if len(sequence.choices) > 1 else num_known
-        table = self.memory.open(sequence.tokens(0, num_searched), sequence.job.request.cache_salt)
+        searched = [] if sequence.is_pooled else sequence.tokens(0, num_searched)
+        table = self.memory.open(searched, sequence.job.request.cache_salt)
+        table.detached = sequence.is_pooled
         wanted = min(num_known + 1, self.max_context)
         if self.memory.num_missing(table, wanted) > self.memory.num_available():
             self.memory.close(table)
@@ -189,8 +199,8 @@ class Scheduler:
         if sequence.job.cached_tokens is None:
             hit = min(sequence.num_computed, len(sequence.prompt))
             sequence.job.cached_tokens = hit
-            self._prompt_tokens += len(sequence.prompt)
-            self._cached_tokens += hit
+            self.books.prompt_tokens += len(sequence.prompt)
+            self.books.cached_tokens += hit
         return True
 
     def _schedule(self, plan: StepPlan, sequence: Sequence, budget: int) -> int:
@@ -212,14 +222,15 @@ class Scheduler:
             page_table=table.pages.copy(),
             generated=first >= num_prompt,
             next_token_id=sequence.token_at(end) if end < num_tokens else None,
+            hidden_sum=sequence.hidden_sum if sequence.is_pooled else None,
         )
-        if end == num_prompt:
+        if end == num_prompt and not sequence.is_pooled:
             chunk.samples = [
                 sequence.slot(choice)
                 for choice in sequence.choices
                 if not sequence.is_known_beyond_prompt(choice)
             ]
-        elif end == num_tokens:
+        elif end == num_tokens and not sequence.is_pooled:
             chunk.samples = [sequence.slot(sequence.choice)]
         plan.chunks.append(chunk)
         return end - first
@@ -242,8 +253,8 @@ class Scheduler:
             plan.page_copies = [pair for pair in plan.page_copies if pair[1] not in held]
             plan.chunks.remove(dropped[0])
         self._free(victim)
-        insort(self.waiting, victim, key=_order)
-        self._preemptions += 1
+        insort(self.waiting, victim, key=order)
+        self.books.preemptions += 1
 
     # ---- apply
 
@@ -267,6 +278,8 @@ class Scheduler:
                     drawn.setdefault(slot.choice, []).append(token)
             taken = self._take(sequence, drawn, stops)
             self._settle(sequence, chunk, len(taken.tokens))
+            if sequence.is_pooled:
+                taken = pool(sequence, result.hidden_sums[sequence.id])
             if chunk.num_drafts:
                 num_drawn = len(drawn[sequence.choice])
                 self.drafts.settle(sequence, chunk, num_drawn, len(taken.tokens))
@@ -295,7 +308,7 @@ class Scheduler:
                 break
             sequence.generated.append(token.token_id)
             job.completion_tokens += 1
-            self._generated_tokens += 1
+            self.books.generated_tokens += 1
             taken.tokens.append(token)
             taken.finish = finish_reason(sequence, token.token_id, self._eos, self.max_context)
             taken.ended_by_token = taken.finish == "stop"
@@ -324,7 +337,7 @@ class Scheduler:
             twin.num_computed = trunk.num_computed
             twin.drafting.followed_to = trunk.drafting.followed_to
             twin.table = self.memory.fork(trunk.table, trunk.num_computed)
-            insort(self.running, twin, key=_order)
+            insort(self.running, twin, key=order)
             twins.append(twin)
         return twins
 
@@ -363,30 +376,15 @@ class Scheduler:
 
     def stats(self, step_seconds: float = 0.0, busy_seconds: float = 0.0) -> EngineStats:
         """The books in one record; the engine adds the times, which the scheduler does not know."""
-        pool = self.memory.pool
-        return EngineStats(
-            steps=self._num_steps,
-            running=len(self.running),
-            waiting=len(self.waiting) + len(self.held),
-            pages_total=pool.num_pages,
-            pages_free=pool.num_free,
-            pages_cached=pool.num_cached,
-            pages_used=pool.num_used,
-            prompt_tokens=self._prompt_tokens,
-            cached_tokens=self._cached_tokens,
-            generated_tokens=self._generated_tokens,
-            preemptions=self._preemptions,
-            drafted_tokens=self.drafts.num_drafted,
-            accepted_tokens=self.drafts.num_accepted,
-            step_seconds=step_seconds,
-            busy_seconds=busy_seconds,
-        )
+        queues = len(self.running), len(self.waiting) + len(self.held)
+        times = step_seconds, busy_seconds
+        return self.books.stats(self.memory.pool, self.drafts, queues, times)
 
     def check(self) -> None:
         """Conservation: pages, queues and jobs agree with each other."""
         self.memory.check()
         for queue in (self.running, self.waiting):
-            assert queue == sorted(queue, key=_order)
+            assert queue == sorted(queue, key=order)
         for sequence in self.running:
             assert sequence.table is not None
             assert len(sequence.table.pages) * self.config.page_size >= sequence.num_computed

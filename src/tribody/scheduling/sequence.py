@@ -60,6 +60,15 @@ class Sequence:
     num_computed: int = 0
     table: PageTable | None = None
     drafting: Drafting = field(default_factory=Drafting)
+    hidden_sum: bytes = b""  # over the positions that are computed, where they are pooled
+
+    @property
+    def is_pooled(self) -> bool:
+        return self.job.request.pooling != "none"
+
+    @property
+    def is_background(self) -> bool:
+        return self.job.request.priority == "background"
 
     @property
     def prompt(self) -> list[int]:
@@ -108,6 +117,11 @@ class Sequence:
             generated=generated,
             request_id=request.id,
         )
+
+
+def order(sequence: Sequence) -> tuple[bool, int, int]:
+    """Of both queues: what is in the background last, then by arrival."""
+    return (sequence.is_background, sequence.job.arrival, sequence.choice)
 
 
 def finish_reason(

@@ -62,13 +62,25 @@ async def respond(
     if work.fields.stream:
         frames = stream(service, work, started)
         return EventStream(frames, headers, lambda error: error_frame(mapped(error)))
+    return await plain(http, answer(service, work, started), headers, error_body)
+
+
+async def plain(
+    http: HttpRequest,
+    answer: Coroutine[None, None, msgspec.Struct],
+    headers: dict[str, str],
+    error_body: Callable[[HttpError], bytes] = HttpError.body,
+) -> Response:
+    """An answer as one JSON body, which a client that goes away ends early."""
+    caller: Principal = http.state.principal
     if not caller.api.plain_keep_alive:
-        whole = await while_connected(http.receive, answer(service, work, started))
+        whole = await while_connected(http.receive, answer)
         return Response(msgspec.json.encode(whole), headers=headers, media_type="application/json")
 
     async def encoded() -> bytes:
-        return msgspec.json.encode(await answer(service, work, started))
+        return msgspec.json.encode(await answer)
 
-    return PatientResponse(
-        encoded(), headers, HEARTBEAT_SECONDS, lambda error: error_body(mapped(error))
-    )
+    def late(error: TribodyError) -> bytes:
+        return error_body(error_for(error, caller.api.errors))
+
+    return PatientResponse(encoded(), headers, HEARTBEAT_SECONDS, late)

@@ -35,6 +35,7 @@ BODY_WINDOW_BYTES = 64 * 2**10
 
 MAX_MESSAGES = 16_384
 MAX_PARTS = 1_024  # text parts of one message
+MAX_INPUTS = 2_048  # texts of one embeddings request: OpenAI's
 MAX_PROMPTS = 128  # prompts of one completions request
 MAX_CHOICES = 128  # prompts times n
 MAX_STOPS = 16

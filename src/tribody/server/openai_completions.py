@@ -107,20 +107,7 @@ def _check_completion_fields(fields: CompletionRequest) -> None:
 
 def _prompt_list(prompt: str | list[str | int | list[int]], n: int) -> list[str | list[int]]:
     """The four forms of `prompt` as a list of texts and lists of ids."""
-    ids = [item for item in prompt if isinstance(item, int)]
-    prompts: list[str | list[int]]
-    if isinstance(prompt, str):
-        prompts = [prompt]
-    elif ids and len(ids) == len(prompt):
-        prompts = [ids]
-    elif ids:
-        raise BadRequest(
-            "prompt must be a string, token ids, or a list of one of them.", param="prompt"
-        )
-    else:
-        prompts = [item for item in prompt if not isinstance(item, int)]
-    if not prompts:
-        raise BadRequest("prompt must hold at least one prompt.", param="prompt")
+    prompts = validation.texts_or_ids("prompt", prompt)
     limits.check_count("prompt", len(prompts), limits.MAX_PROMPTS, "prompts")
     limits.check_count("n", len(prompts) * n, limits.MAX_CHOICES, "choices (prompts times n)")
     return prompts

@@ -63,6 +63,7 @@ CONSTRAINTS: dict[str, dict[str, Schema]] = {
         "reasoning_effort": {"enum": list(EFFORTS)},
         "tools": {"maxItems": limits.MAX_TOOLS},
     },
+    "EmbeddingRequest": {"input": {"minItems": 1, "maxItems": limits.MAX_INPUTS, "minLength": 1}},
     "CompletionRequest": {"prompt": {"minItems": 1, "maxItems": limits.MAX_PROMPTS}},
     "ChatMessage": {
         "role": {"enum": list(ROLES)},

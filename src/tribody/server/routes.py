@@ -15,6 +15,7 @@ from starlette.responses import Response
 
 from tribody.server import anthropic, anthropic_types, responses_types, types
 from tribody.server import small_endpoints as small
+from tribody.server.embeddings import EmbeddingList, EmbeddingRequest, embeddings
 from tribody.server.openai_chat import chat_completions
 from tribody.server.openai_completions import completions
 from tribody.server.responses import responses
@@ -83,6 +84,14 @@ ROUTES = (
         summary="Count the prompt's tokens of a conversation in Anthropic's form",
         request=anthropic_types.CountTokensRequest,
         response=anthropic_types.TokenCount,
+    ),
+    ApiRoute(
+        paths=("/v1/embeddings", "/embeddings"),
+        endpoint=embeddings,
+        summary="Turn texts into vectors",
+        request=EmbeddingRequest,
+        response=EmbeddingList,
+        generates=True,
     ),
     ApiRoute(
         paths=("/tokenize",),

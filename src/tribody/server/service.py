@@ -183,4 +183,5 @@ def engine_request(
         sampling=sampling,
         n=fields.n or 1,
         cache_salt=cache_salt(caller, user if fields.user or fields.user_id else ""),
+        priority=caller.priority,
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import secrets
 from collections.abc import Collection
+from typing import Protocol
 
 import msgspec
 
@@ -38,6 +39,20 @@ def check_fields(fields: SamplingFields) -> None:
             limits.check_number(name, value)
     if fields.stream_options is not None and not fields.stream:
         raise BadRequest("stream_options needs stream: true.", param="stream_options")
+    check_users(fields)
+
+
+class NamesUser(Protocol):
+    """A request that may name its end user."""
+
+    @property
+    def user(self) -> str | None: ...
+    @property
+    def user_id(self) -> str | None: ...
+
+
+def check_users(fields: NamesUser) -> None:
+    """Raises: BadValue when a name is too long."""
     for name in ("user", "user_id"):
         value = getattr(fields, name)
         if value is not None and len(value.encode()) > limits.MAX_USER_BYTES:
@@ -70,6 +85,25 @@ def logit_bias(given: dict[str, float] | None, vocab_size: int) -> dict[int, flo
         limits.check_bounds("logit_bias", value, LOGIT_BIAS_RANGE)
         biases[int(key)] = value
     return biases
+
+
+def texts_or_ids(param: str, given: str | list[str | int | list[int]]) -> list[str | list[int]]:
+    """The four forms of a prompt (text, ids, several of one of them) as a list.
+
+    Raises: BadRequest when it holds nothing, or ids beside texts or lists.
+    """
+    if isinstance(given, str):
+        return [given]
+    ids = [item for item in given if isinstance(item, int)]
+    if not given:
+        raise BadRequest(f"{param} must hold at least one {param}.", param=param)
+    if len(ids) == len(given):
+        return [ids]
+    if ids:
+        raise BadRequest(
+            f"{param} must be a string, token ids, or a list of one of them.", param=param
+        )
+    return [item for item in given if not isinstance(item, int)]
 
 
 def check_token_ids(param: str, ids: list[int], vocab_size: int) -> None:
