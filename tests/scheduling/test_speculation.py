@@ -149,9 +149,11 @@ def test_where_nothing_pays_nothing_is_asked(sources: tuple[DraftSource, ...]) -
     policy = Speculation(sources, 4)
     world = World(1.0, 1.0 / 16, 0.15, (0.7, 0.4), found=0.5, found_right=0.6)
     world.live(policy, 16, 2000)
-    rested = asked = 0
+    rested = asked = paused = 0
     for _ in range(1000):
         policy.enter(16)
+        paused += policy.pauses(16)  # what a step with prompts asks: it changes nothing
+        assert not policy.pauses(1), "nothing is known of that load"
         if policy.rests():
             rested += 1
             policy.learn_time(16, 0, 1.0, (0, 0.0))
@@ -160,6 +162,7 @@ def test_where_nothing_pays_nothing_is_asked(sources: tuple[DraftSource, ...]) -
             world.live(policy, 16, 1)
     assert rested > 0.85 * (rested + asked)
     assert asked > 1000 / PROBE_STEPS, "trials go on"
+    assert paused >= rested
 
 
 def test_loads_do_not_disturb_each_other() -> None:

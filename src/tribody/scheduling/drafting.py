@@ -54,7 +54,7 @@ class DraftPlanner:
         num_decoding, policy = len(chunks), self.policy
         self._timed = num_decoding if num_decoding == len(plan.chunks) else 0
         policy.enter(num_decoding or len(running))
-        if self._timed == len(running) and policy.rests():
+        if policy.rests() if self._timed == len(running) else policy.pauses(len(running)):
             return
         by_id = {sequence.id: sequence for sequence in running}
         decoding = [(by_id[chunk.sequence_id], chunk) for chunk in chunks]

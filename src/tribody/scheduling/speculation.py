@@ -130,6 +130,11 @@ class Speculation:
         load.rest -= 1
         return True
 
+    def pauses(self, num_running: int) -> bool:
+        """Whether to ask nothing in a step that also holds prompts: as at the load that follows,
+        which says nothing of when a trial is due."""
+        return not self._trial and self._load(num_running).rest > 0
+
     def _rates_of(self, source: DraftSource, grade: int) -> list[_Rate]:
         """By depth, how often this source's drafts are right if those before them were."""
         return self._rates[source, grade if grade < LONGEST_GRADE else LONGEST_GRADE]
