@@ -34,6 +34,7 @@ PATH = "/anthropic/v1/messages"
 ASK = [{"role": "user", "content": "17 + 25"}]
 ADD = {"name": "add", "input_schema": {"type": "object"}}
 TEXT = {"type": "text"}
+BY_THE_MODEL: dict[str, object] = {"type": "tool_use", "caller": {"type": "direct"}}
 CALL: dict[str, object] = {"type": "tool_use", "id": "c", "name": "add", "input": {}}
 THOUGHT = "It is 42.</think>42"
 CALLS = '[[say: Let me see.]] [[call: add {"a":17,"b":25}]] [[call: now {}]]'
@@ -135,6 +136,11 @@ def without_what_is_drawn(message: dict[str, Any]) -> dict[str, Any]:
     return message | {"id": "", "content": blocks, "usage": usage}
 
 
+def text_block(text: str) -> dict[str, object]:
+    """As Anthropic's schema requires it."""
+    return {"type": "text", "text": text, "citations": None}
+
+
 def test_an_answer(running: RunningServer) -> None:
     answer = ask(running, temperature=0).json()
     prompt = running.engine.submitted[0].prompt_token_ids
@@ -143,14 +149,21 @@ def test_an_answer(running: RunningServer) -> None:
         "type": "message",
         "role": "assistant",
         "model": "scripted",
-        "content": [{"type": "text", "text": "Hello, world. 你好!"}],
+        "content": [text_block("Hello, world. 你好!")],
         "stop_reason": "end_turn",
         "stop_sequence": None,
+        "stop_details": None,
+        "container": None,
         "usage": {
             "input_tokens": len(prompt),
+            "cache_creation": None,
             "cache_creation_input_tokens": 0,
             "cache_read_input_tokens": 0,
+            "inference_geo": None,
             "output_tokens": len("Hello, world. 你好!".encode()) + 1,
+            "output_tokens_details": {"thinking_tokens": 0},
+            "server_tool_use": None,
+            "service_tier": "standard",
         },
     }
     both(running, temperature=0)
@@ -170,7 +183,7 @@ def test_thinking_is_a_block_of_its_own_and_signed(thinker: RunningServer) -> No
     answer = both(thinker)
     thinking, text = answer["content"]
     assert thinking == {"type": "thinking", "thinking": "It is 42.", "signature": answer["id"]}
-    assert text == {"type": "text", "text": "42"}
+    assert text == text_block("42")
     events = events_of(ask(thinker, stream=True).text)
     deltas = [e["delta"]["type"] for e in events if e["type"] == "content_block_delta"]
     assert deltas == ["thinking_delta"] * 9 + ["signature_delta"] + ["text_delta"] * 2
@@ -190,11 +203,11 @@ def test_tool_calls(shipped: httpx2.Client) -> None:
     messages = [{"role": "user", "content": CALLS}]
     answer = both(shipped, tools=[ADD], messages=messages, thinking={"type": "disabled"})
     text, first, second = answer["content"]
-    assert text == {"type": "text", "text": "Let me see."}
+    assert text == text_block("Let me see.")
     assert first.pop("id").startswith("call_00_")
-    assert first == {"type": "tool_use", "name": "add", "input": {"a": 17, "b": 25}}
+    assert first == {**BY_THE_MODEL, "name": "add", "input": {"a": 17, "b": 25}}
     assert second.pop("id").startswith("call_01_")
-    assert second == {"type": "tool_use", "name": "now", "input": {}}
+    assert second == {**BY_THE_MODEL, "name": "now", "input": {}}
     assert (answer["stop_reason"], answer["stop_sequence"]) == ("tool_use", None)
 
 
@@ -217,7 +230,7 @@ def test_the_stop_sequence_that_ended_the_answer_is_told(running: RunningServer)
 
 def test_max_tokens(running: RunningServer) -> None:
     answer = both(running, temperature=0, max_tokens=5)
-    assert answer["content"] == [{"type": "text", "text": "Hello"}]
+    assert answer["content"] == [text_block("Hello")]
     assert (answer["stop_reason"], answer["usage"]["output_tokens"]) == ("max_tokens", 5)
 
 

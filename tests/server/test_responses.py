@@ -428,3 +428,18 @@ def test_errors_of_the_chat_speak_the_surfaces_words(
     assert (answer.status_code, error["param"]) == (400, param)
     name = param.rpartition(".")[2]
     assert name in error["message"]
+
+
+def test_how_it_was_sampled_comes_back(http: httpx2.Client) -> None:
+    """Whoever checks answers against OpenAI's schema wants numbers, also where none were sent."""
+    answer = ask(http, temperature=None).json()
+    numbers = {"temperature": 1, "top_p": 1, "presence_penalty": 0, "frequency_penalty": 0}
+    assert {name: answer[name] for name in numbers} == numbers
+    always = {
+        "max_tool_calls": None, "prompt_cache_key": None, "safety_identifier": None,
+        "service_tier": "default", "top_logprobs": 0,
+    }  # fmt: skip
+    assert {name: answer[name] for name in always} == always
+    assert answer["text"]["verbosity"] == "medium"
+    asked = ask(http, temperature=0.25, top_p=0.5, reasoning={"effort": "none"}).json()
+    assert (asked["temperature"], asked["top_p"]) == (0.25, 0.5)

@@ -92,7 +92,7 @@ def test_who_decides(
     assert prompt(always).endswith(CLOSED if thinks is False else OPEN)
     message = answer.json()["choices"][0]["message"]
     if thinks is False:
-        assert message == {"role": "assistant", "content": "42"}
+        assert message == {"role": "assistant", "content": "42", "refusal": None}
     else:
         assert message["reasoning_content"] == "42"
     assert answer.json()["model"] == "m"

@@ -69,8 +69,9 @@ def streamed(text: str) -> dict[str, Any]:
 
 
 def without_ids(message: dict[str, Any]) -> dict[str, Any]:
+    """For comparison; only plain messages have the `refusal` that OpenAI's schema requires."""
     calls = [{**call, "id": ""} for call in message.get("tool_calls", ())]
-    return {**message, "tool_calls": calls}
+    return {"refusal": None, **message, "tool_calls": calls}
 
 
 @pytest.mark.parametrize("thinking", [ENABLED, DISABLED])

@@ -36,6 +36,7 @@ from tribody.server.anthropic_types import (
     TextDelta,
     ThinkingBlock,
     ThinkingDelta,
+    ThinkingTokens,
     TokenCount,
     ToolUseBlock,
 )
@@ -180,6 +181,7 @@ def _usage(generation: Generation) -> AnthropicUsage:
         input_tokens=usage.prompt_cache_miss_tokens,
         cache_read_input_tokens=usage.prompt_cache_hit_tokens,
         output_tokens=usage.completion_tokens,
+        output_tokens_details=ThinkingTokens(usage.completion_tokens_details.reasoning_tokens),
     )
 
 

@@ -100,12 +100,18 @@ class ThinkingBlock(msgspec.Struct, frozen=True, tag_field="type", tag="thinking
 
 class TextBlock(msgspec.Struct, frozen=True, tag_field="type", tag="text"):
     text: str
+    citations: None = None
+
+
+class DirectCaller(msgspec.Struct, frozen=True, tag_field="type", tag="direct"):
+    """The model itself, not code that it runs, called a tool."""
 
 
 class ToolUseBlock(msgspec.Struct, frozen=True, tag_field="type", tag="tool_use"):
     id: str
     name: str
     input: msgspec.Raw
+    caller: DirectCaller = DirectCaller()
 
 
 AnswerBlock = ThinkingBlock | TextBlock | ToolUseBlock
@@ -113,14 +119,23 @@ AnswerBlock = ThinkingBlock | TextBlock | ToolUseBlock
 StopReason = Literal["end_turn", "max_tokens", "stop_sequence", "tool_use"]
 
 
+class ThinkingTokens(msgspec.Struct, frozen=True):
+    thinking_tokens: int
+
+
 class AnthropicUsage(msgspec.Struct, frozen=True, kw_only=True):
     """The prompt is `input_tokens` + `cache_read_input_tokens`.  Nothing is charged for filling the
-    cache, so nothing is ever counted as its creation."""
+    cache, so nothing is ever counted as its creation.  Anthropic's schema requires the rest."""
 
     input_tokens: int
+    cache_creation: None = None
     cache_creation_input_tokens: int = 0
     cache_read_input_tokens: int
+    inference_geo: None = None
     output_tokens: int
+    output_tokens_details: ThinkingTokens
+    server_tool_use: None = None
+    service_tier: Literal["standard"] = "standard"
 
 
 class MessageAnswer(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="message"):
@@ -130,6 +145,8 @@ class MessageAnswer(msgspec.Struct, frozen=True, kw_only=True, tag_field="type",
     content: list[AnswerBlock]
     stop_reason: StopReason | None
     stop_sequence: str | None
+    stop_details: None = None
+    container: None = None
     usage: AnthropicUsage
 
 

@@ -252,20 +252,23 @@ def _begun(service: Service, work: ResponsesWork, response_id: str) -> ResponseO
     asked = work.asked
     head = service.answer_head(work.chat.model, response_id)
     text = asked.text or TextConfig()
+    sampling = work.chat.prompt.request.sampling
     return ResponseObject(
         id=head["id"],
         created_at=head["created"],
         model=head["model"],
         status="in_progress",
         instructions=asked.instructions,
+        frequency_penalty=sampling.frequency_penalty,
         max_output_tokens=asked.max_output_tokens,
         parallel_tool_calls=asked.parallel_tool_calls is not False,
+        presence_penalty=sampling.presence_penalty,
         reasoning=asked.reasoning or ReasoningConfig(),
-        temperature=asked.temperature,
-        text=TextConfig(text.format or TextFormat("text"), text.verbosity),
+        temperature=sampling.temperature,
+        text=TextConfig(text.format or TextFormat("text"), text.verbosity or "medium"),
         tool_choice=asked.tool_choice or "auto",
         tools=asked.tools or [],
-        top_p=asked.top_p,
+        top_p=sampling.top_p,
         user=asked.user,
         metadata=asked.metadata or {},
     )

@@ -158,7 +158,10 @@ class ResponseError(msgspec.Struct, frozen=True):
 
 
 class ResponseObject(msgspec.Struct, frozen=True, kw_only=True):
-    """What was asked comes back with the answer, as OpenAI's clients expect."""
+    """What was asked and how it was sampled come back with the answer, as clients expect.
+
+    What is always the same is here because the schema requires it.
+    """
 
     id: str
     object: Literal["response"] = "response"
@@ -169,18 +172,25 @@ class ResponseObject(msgspec.Struct, frozen=True, kw_only=True):
     error: ResponseError | None = None
     incomplete_details: IncompleteDetails | None = None
     instructions: str | None
+    frequency_penalty: float
     max_output_tokens: int | None
+    max_tool_calls: None = None
     model: str
     output: list[OutputItem] = []
     parallel_tool_calls: bool
+    presence_penalty: float
     previous_response_id: None = None
+    prompt_cache_key: None = None
     reasoning: ReasoningConfig
+    safety_identifier: None = None
+    service_tier: Literal["default"] = "default"
     store: Literal[False] = False
-    temperature: float | None
+    temperature: float
     text: TextConfig
     tool_choice: str | ResponsesToolChoice
     tools: list[ResponsesTool]
-    top_p: float | None
+    top_logprobs: Literal[0] = 0
+    top_p: float
     truncation: Literal["disabled"] = "disabled"
     usage: ResponseUsage | None = None
     user: str | None
