@@ -36,6 +36,7 @@ _STRICT_KEYWORDS = {
     "number": _NUMBERS,
     "integer": _NUMBERS,
     "boolean": frozenset[str](),
+    "null": frozenset[str](),  # not in DeepSeek's list; OpenAI's clients write optional fields so
 }
 _STRICT_FORMATS = ("email", "hostname", "ipv4", "ipv6", "uuid")
 
@@ -126,21 +127,21 @@ def _check_strict_node(node: Mapping[str, object], where: str, param: str) -> No
     if kind is None:
         if not {"enum", "const", "anyOf", "$ref"} & node.keys():
             raise _refusal(param, " needs a type, an enum, anyOf or $ref", where)
-    elif not isinstance(kind, str) or kind not in _STRICT_KEYWORDS:
+    kinds = kind if isinstance(kind, list) else [] if kind is None else [kind]
+    if not all(isinstance(k, str) and k in _STRICT_KEYWORDS for k in kinds):
         raise _refusal(param, f".type must be one of {', '.join(_STRICT_KEYWORDS)}", where)
-    own = _STRICT_KEYWORDS.get(kind, frozenset()) if isinstance(kind, str) else frozenset()
+    own = {keyword for k in kinds for keyword in _STRICT_KEYWORDS[str(k)]}
     for keyword in node:
         if keyword not in _STRICT_ANYWHERE and keyword not in own:
             raise _refusal(param, f".{keyword} is not supported; leave it out", where)
-    for keyword in ("anyOf",):
-        options = node.get(keyword, [])
-        if not isinstance(options, list) or not all(isinstance(o, Mapping) for o in options):
-            raise _refusal(param, f".{keyword} must be a list of schemas", where)
-    if kind == "object":
+    options = node.get("anyOf", [])
+    if not isinstance(options, list) or not all(isinstance(o, Mapping) for o in options):
+        raise _refusal(param, ".anyOf must be a list of schemas", where)
+    if "object" in kinds:
         _check_strict_object(node, where, param)
-    if kind == "array" and not isinstance(node.get("items"), Mapping):
+    if "array" in kinds and not isinstance(node.get("items"), Mapping):
         raise _refusal(param, ".items must be a schema", where)
-    if kind == "string" and node.get("format", "uuid") not in _STRICT_FORMATS:
+    if "string" in kinds and node.get("format", "uuid") not in _STRICT_FORMATS:
         raise _refusal(param, f".format must be one of {', '.join(_STRICT_FORMATS)}", where)
 
 
