@@ -124,9 +124,8 @@ def check_strict(schema: Mapping[str, object], param: str) -> None:
 
 def _check_strict_node(node: Mapping[str, object], where: str, param: str) -> None:
     kind = node.get("type")
-    if kind is None:
-        if not {"enum", "const", "anyOf", "$ref"} & node.keys():
-            raise _refusal(param, " needs a type, an enum, anyOf or $ref", where)
+    if kind is None and not {"enum", "const", "anyOf", "$ref"} & node.keys():
+        raise _refusal(param, " needs a type, an enum, anyOf or $ref", where)
     kinds = kind if isinstance(kind, list) else [] if kind is None else [kind]
     if not all(isinstance(k, str) and k in _STRICT_KEYWORDS for k in kinds):
         raise _refusal(param, f".type must be one of {', '.join(_STRICT_KEYWORDS)}", where)
