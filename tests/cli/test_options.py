@@ -172,6 +172,7 @@ def serve_options(**fields: object) -> ServeOptions:
         "aliases": [],
         "shutdown_seconds": 30.0,
         "api": "",
+        "data_dir": None,
         "log_level": None,
         **fields,
     }

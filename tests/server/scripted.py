@@ -11,8 +11,10 @@ import contextlib
 import json
 import struct
 import threading
+import time
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -27,8 +29,10 @@ from tribody.core.request import Event, Request, TokenLogprob, Usage
 from tribody.core.tokenizer_source import TokenizerSource
 from tribody.server.aliases import Alias
 from tribody.server.auth import KeyFile
+from tribody.server.data_folder import DataFolder
 from tribody.server.listening import bind
 from tribody.server.models_table import ServedModel
+from tribody.server.offline import Offline
 from tribody.server.serve import DrainingServer, make_service, server_for
 from tribody.text.answer_stream import AnswerStream
 from tribody.text.chat_template import chat_template_for
@@ -284,9 +288,13 @@ def run_server(
     keys: KeyFile | None = None,
     api: ApiSettings = OPENAI,
     shutdown_seconds: float = 5.0,
+    data_dir: Path | None = None,
+    wall_seconds: Callable[[], float] = time.time,
 ) -> RunningServer:
     names = {name: Alias(target) for name, target in (aliases or {}).items()}
     service = make_service([model for model, _ in served], names, keys, api)
+    service.wall_seconds = wall_seconds
+    offline = None if data_dir is None else Offline.in_folder(service, DataFolder(data_dir))
     listener = bind("127.0.0.1", 0, has_keys=keys is not None)
     engines = [engine for _, engine in served]
 
@@ -294,7 +302,7 @@ def run_server(
         for engine in engines:
             await engine.close(0)
 
-    server = server_for(service, shutdown_seconds, cut)
+    server = server_for(service, shutdown_seconds, cut, offline)
 
     def run() -> None:
         with contextlib.suppress(asyncio.CancelledError):

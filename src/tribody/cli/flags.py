@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
+Api = Annotated[
+    str, typer.Option(help="How answers look, as OPTION=VALUE,…: profile=2025 errors=openai …")
+]
+DataDir = Annotated[
+    Path | None,
+    typer.Option(help="Uploaded files and batches (default: data, beside fetched models)."),
+]
+Host = Annotated[str | None, typer.Option(help="Address (default: 127.0.0.1; others need keys).")]
 MODEL_HELP = "Model name, folder or .gguf file (default: mini-r1)."
 Dtype = Annotated[
     str,

@@ -15,7 +15,10 @@ import typer
 from tribody.cli.conformance import conformance
 from tribody.cli.flags import (
     MODEL_HELP,
+    Api,
+    DataDir,
     Dtype,
+    Host,
     KeepPacked,
     KVMemory,
     LogLevel,
@@ -52,9 +55,7 @@ def serve(
     port: Annotated[
         int | None, typer.Option(min=0, max=65535, help="Port (default: 8000; 0 = any free).")
     ] = None,
-    host: Annotated[
-        str | None, typer.Option(help="Address (default: 127.0.0.1; others need keys).")
-    ] = None,
+    host: Host = None,
     api_key_file: Annotated[
         Path | None, typer.Option(help="One API key per line; # begins a comment line.")
     ] = None,
@@ -78,10 +79,8 @@ def serve(
     max_drafts: MaxDrafts = None,
     tuning: Tuning = True,
     packed_cache: KeepPacked = True,
-    api: Annotated[
-        str,
-        typer.Option(help="How answers look, as OPTION=VALUE,…: profile=2025 errors=openai …"),
-    ] = "",
+    api: Api = "",
+    data_dir: DataDir = None,
     shutdown_timeout: Annotated[
         float, typer.Option(min=0, max=86400, help="Seconds that a drain may take.")
     ] = 30.0,
@@ -112,6 +111,7 @@ def serve(
         aliases=alias or [],
         shutdown_seconds=shutdown_timeout,
         api=api,
+        data_dir=data_dir,
         log_level=log_level,
     )
     command.run(options, engine)

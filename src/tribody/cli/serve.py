@@ -16,7 +16,7 @@ from tribody.cli.environment import Environment, read_environment
 from tribody.cli.logs import start_logging
 from tribody.cli.script import config_for, script_of
 from tribody.core.api_settings import DEFAULT_API, ApiSettings, with_options
-from tribody.core.config import KV_SHARE_OF_FREE_MEMORY
+from tribody.core.config import KV_SHARE_OF_FREE_MEMORY, default_data_dir
 from tribody.core.errors import BadConfig
 from tribody.loading.bundled import BUNDLED
 from tribody.server.aliases import THINKING_BY_NAME, Alias
@@ -39,6 +39,7 @@ class ServeOptions:
     aliases: list[str]
     shutdown_seconds: float
     api: str
+    data_dir: Path | None
     log_level: str | None
 
 
@@ -87,6 +88,8 @@ def resolve(options: ServeOptions, environment: Environment) -> tuple[ServeConfi
         shutdown_seconds=options.shutdown_seconds,
         api=parse_api(options.api),
         aliases=aliases,
+        data_dir=options.data_dir or default_data_dir(environment.cache_dir),
+        data_dir_required=options.data_dir is not None,
     )
     return config, names
 

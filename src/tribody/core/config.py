@@ -54,6 +54,11 @@ def default_packed_dir(models_dir: Path) -> Path:
     return models_dir.parent / "packed"
 
 
+def default_data_dir(models_dir: Path) -> Path:
+    """Where a server keeps uploaded files and batches: beside fetched models too."""
+    return models_dir.parent / "data"
+
+
 class SchedulerConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Limits of one step and of the queue."""
 

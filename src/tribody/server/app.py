@@ -25,8 +25,9 @@ from tribody.core.api_settings import Style
 from tribody.core.errors import TribodyError
 from tribody.server.auth import ANTHROPIC, OPEN_PATHS, authenticate
 from tribody.server.errors import HttpError, NoRoute, error_for
+from tribody.server.offline import Offline
 from tribody.server.openapi import openapi
-from tribody.server.routes import GENERATING, OPENAPI_PATH, ROUTES, label
+from tribody.server.routes import GENERATING, OPENAPI_PATH, ROUTES, Endpoint, label
 from tribody.server.service import Service
 from tribody.server.stream import ClientGone
 
@@ -37,12 +38,18 @@ STATUS_CLIENT_GONE = 499  # for logs and metrics only: nobody is there to receiv
 QUIET = OPEN_PATHS | {"/metrics"}  # asked every few seconds by machines: logged at debug only
 
 
-def create_app(service: Service) -> Starlette:
-    """The application around one service; nothing is started or loaded here."""
+def create_app(service: Service, offline: Offline | None = None) -> Starlette:
+    """The application around one service; nothing is started or loaded here.
+
+    `offline`: its files and batches, if it keeps any.
+    """
+    by_path: dict[str, dict[str, Endpoint]] = {}
+    for route in ROUTES:
+        for path in route.paths:
+            by_path.setdefault(path, {})[route.method] = route.endpoint
     routes = [
-        Route(path, route.endpoint, methods=[route.method])
-        for route in ROUTES
-        for path in route.paths
+        Route(path, _by_method(endpoints), methods=list(endpoints))
+        for path, endpoints in by_path.items()
     ]
     routes.append(Route(OPENAPI_PATH, openapi))
     app = Starlette(
@@ -52,7 +59,15 @@ def create_app(service: Service) -> Starlette:
     )
     app.router.redirect_slashes = False
     app.state.service = service
+    app.state.offline = offline
     return app
+
+
+def _by_method(endpoints: dict[str, Endpoint]) -> Endpoint:
+    async def answer(http: HttpRequest) -> Response:
+        return await endpoints["GET" if http.method == "HEAD" else http.method](http)
+
+    return answer
 
 
 async def _no_route(http: HttpRequest, error: Exception) -> Response:

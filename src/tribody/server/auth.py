@@ -74,8 +74,16 @@ class KeyFile:
                 found = known
         if found is None:
             return None
-        name = found.hex()[:16]
-        return Principal(tenant_id=f"key-{name}", key_id=name[:8], api=self.digests[found])
+        return self._principal(found)
+
+    def of_tenant(self, tenant_id: str) -> Principal | None:
+        """The principal that some key of the file makes, without the key: for work that is left."""
+        known = map(self._principal, self.digests)
+        return next((one for one in known if one.tenant_id == tenant_id), None)
+
+    def _principal(self, digest: bytes) -> Principal:
+        name = digest.hex()[:16]
+        return Principal(tenant_id=f"key-{name}", key_id=name[:8], api=self.digests[digest])
 
 
 def authenticate(

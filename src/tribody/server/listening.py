@@ -29,6 +29,8 @@ class ServeConfig:
     shutdown_seconds: float = 30.0
     api: ApiSettings = DEFAULT_API
     aliases: dict[str, Alias] = field(default_factory=dict)
+    data_dir: Path | None = None  # of uploaded files and batches; None: nothing is kept
+    data_dir_required: bool = False  # else a folder that cannot be had is done without
 
 
 def is_loopback(host: str) -> bool:

@@ -24,8 +24,11 @@ from tribody.server.anthropic_request import (
     THINKING,
 )
 from tribody.server.auth import OPEN_PATHS
+from tribody.server.batch_types import BATCH_ID
 from tribody.server.errors import AnthropicError, ErrorBody
+from tribody.server.file_store import FILE_ID
 from tribody.server.messages import ROLES
+from tribody.server.offline import BatchesQuery, FilesQuery
 from tribody.server.responses_request import ITEM_TYPES, MESSAGE_ROLES, PART_TYPES
 from tribody.server.routes import ROUTES, ApiRoute
 from tribody.server.service import Service
@@ -64,6 +67,13 @@ CONSTRAINTS: dict[str, dict[str, Schema]] = {
         "tools": {"maxItems": limits.MAX_TOOLS},
     },
     "EmbeddingRequest": {"input": {"minItems": 1, "maxItems": limits.MAX_INPUTS, "minLength": 1}},
+    "BatchRequest": {
+        "input_file_id": {"pattern": f"^{FILE_ID.pattern}$"},
+        "metadata": {"maxProperties": limits.MAX_METADATA},
+    },
+    "ExpiresAfter": {
+        "seconds": {"minimum": limits.MIN_KEEP_SECONDS, "maximum": limits.MAX_KEEP_SECONDS}
+    },
     "CompletionRequest": {"prompt": {"minItems": 1, "maxItems": limits.MAX_PROMPTS}},
     "ChatMessage": {
         "role": {"enum": list(ROLES)},
@@ -146,6 +156,11 @@ KEYWORDS = {
 }
 # Which alternative of a field a keyword is about.
 
+MOST_LISTED: dict[type, int] = {
+    FilesQuery: limits.MAX_LISTED_FILES,
+    BatchesQuery: limits.MAX_LISTED_BATCHES,
+}
+
 
 async def openapi(http: HttpRequest) -> Response:
     """The endpoint."""
@@ -180,17 +195,45 @@ def _operation(route: ApiRoute, path: str, names: list[str], *, has_keys: bool) 
     if route.request is not None:
         content = {"application/json": {"schema": _reference(route.request)}}
         operation["requestBody"] = {"required": True, "content": content}
-    if "{" in path:
-        schema = {"type": "string", "enum": names}
-        parameter = {"name": "model_id", "in": "path", "required": True, "schema": schema}
-        operation["parameters"] = [parameter]
+    if route.form is not None:
+        content = {"multipart/form-data": {"schema": route.form}}
+        operation["requestBody"] = {"required": True, "content": content}
+    parameters = [*_path_parameters(path, names), *_query_parameters(route)]
+    if parameters:
+        operation["parameters"] = parameters
     if has_keys and path not in OPEN_PATHS:
         operation["security"] = [{"key": []}]
     return operation
 
 
+def _path_parameters(path: str, names: list[str]) -> Iterator[Schema]:
+    schemas: dict[str, Schema] = {
+        "model_id": {"enum": names},
+        "file_id": {"pattern": f"^{FILE_ID.pattern}$"},
+        "batch_id": {"pattern": f"^{BATCH_ID.pattern}$"},
+    }
+    for name in re.findall(r"\{(\w+)", path):
+        schema = {"type": "string"} | schemas[name]
+        yield {"name": name, "in": "path", "required": True, "schema": schema}
+
+
+def _query_parameters(route: ApiRoute) -> Iterator[Schema]:
+    """As the type has them; in a query nothing is null."""
+    if route.query is None:
+        return
+    _, components = msgspec.json.schema_components([route.query])
+    for name, schema in components[route.query.__name__]["properties"].items():
+        given = [one for one in schema.get("anyOf", [schema]) if one.get("type") != "null"]
+        shown = {key: value for key, value in given[0].items() if key != "default"}
+        if "enum" in shown:
+            shown["enum"] = [value for value in shown["enum"] if value is not None]
+        if name == "limit":
+            shown |= {"minimum": 1, "maximum": MOST_LISTED[route.query]}
+        yield {"name": name, "in": "query", "required": False, "schema": shown}
+
+
 def _responses(route: ApiRoute, path: str) -> Iterator[tuple[str, Schema]]:
-    content: Schema = {"text/plain": {"schema": {"type": "string"}}}
+    content: Schema = {route.media: {"schema": {"type": "string"}}}
     if route.response is not None:
         content = {"application/json": {"schema": _reference(route.response)}}
     if route.event is not None:
@@ -237,7 +280,8 @@ def _anything(kind: type) -> Schema:
 
 def _constrain_request(schema: Schema, names: list[str]) -> None:
     properties = schema["properties"]
-    properties["model"] = {"type": "string", "enum": names}
+    if "model" in properties:
+        properties["model"] = {"type": "string", "enum": names}
     for field, constraint in SHARED.items():
         if field in properties:
             _constrain(properties[field], constraint)

@@ -8,14 +8,18 @@ from __future__ import annotations
 import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import Any
 
 import msgspec
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
-from tribody.server import anthropic, anthropic_types, responses_types, types
+from tribody.server import anthropic, anthropic_types, batches, files, responses_types, types
 from tribody.server import small_endpoints as small
+from tribody.server.batch_types import BatchObject, BatchRequest
 from tribody.server.embeddings import EmbeddingList, EmbeddingRequest, embeddings
+from tribody.server.file_store import FileObject
+from tribody.server.offline import BatchesQuery, FilesQuery
 from tribody.server.openai_chat import chat_completions
 from tribody.server.openai_completions import completions
 from tribody.server.responses import responses
@@ -27,19 +31,27 @@ Endpoint = Callable[[HttpRequest], Awaitable[Response]]
 @dataclass(frozen=True, kw_only=True)
 class ApiRoute:
     """The first path is the one that is shown.  `generates`: a drain waits for it, and it counts
-    against the caller's concurrency."""
+    against the caller's concurrency.
+
+    `form`: the schema of a multipart body, in place of `request`; `query`: the type of what may
+    stand behind the path's `?`; `verb`: the method, where it does not follow from these.
+    """
 
     paths: tuple[str, ...]
     endpoint: Endpoint
     summary: str
     request: type[msgspec.Struct] | None = None
-    response: type[msgspec.Struct] | None = None  # None: text
+    form: dict[str, Any] | None = None
+    query: type[msgspec.Struct] | None = None
+    verb: str | None = None
+    response: type[msgspec.Struct] | None = None  # None: `media`
+    media: str = "text/plain"
     event: type[msgspec.Struct] | None = None  # each of a stream's, where `stream` is true
     generates: bool = False
 
     @property
     def method(self) -> str:
-        return "GET" if self.request is None else "POST"
+        return self.verb or ("GET" if self.request is None and self.form is None else "POST")
 
 
 ROUTES = (
@@ -92,6 +104,66 @@ ROUTES = (
         request=EmbeddingRequest,
         response=EmbeddingList,
         generates=True,
+    ),
+    ApiRoute(
+        paths=("/v1/files", "/files"),
+        endpoint=files.upload,
+        summary="Keep a file, such as a batch's requests",
+        form=files.FORM,
+        response=FileObject,
+    ),
+    ApiRoute(
+        paths=("/v1/files", "/files"),
+        endpoint=files.list_files,
+        summary="List the caller's files",
+        query=FilesQuery,
+        response=files.FileList,
+    ),
+    ApiRoute(
+        paths=("/v1/files/{file_id}", "/files/{file_id}"),
+        endpoint=files.show_file,
+        summary="Show one file",
+        response=FileObject,
+    ),
+    ApiRoute(
+        paths=("/v1/files/{file_id}", "/files/{file_id}"),
+        endpoint=files.delete_file,
+        summary="Delete one file",
+        verb="DELETE",
+        response=files.FileDeleted,
+    ),
+    ApiRoute(
+        paths=("/v1/files/{file_id}/content", "/files/{file_id}/content"),
+        endpoint=files.file_content,
+        summary="Send a file's content",
+        media="application/octet-stream",
+    ),
+    ApiRoute(
+        paths=("/v1/batches", "/batches"),
+        endpoint=batches.create_batch,
+        summary="Answer a file of requests when there is time",
+        request=BatchRequest,
+        response=BatchObject,
+    ),
+    ApiRoute(
+        paths=("/v1/batches", "/batches"),
+        endpoint=batches.list_batches,
+        summary="List the caller's batches",
+        query=BatchesQuery,
+        response=batches.BatchList,
+    ),
+    ApiRoute(
+        paths=("/v1/batches/{batch_id}", "/batches/{batch_id}"),
+        endpoint=batches.show_batch,
+        summary="Show one batch",
+        response=BatchObject,
+    ),
+    ApiRoute(
+        paths=("/v1/batches/{batch_id}/cancel", "/batches/{batch_id}/cancel"),
+        endpoint=batches.cancel_batch,
+        summary="Cancel one batch",
+        verb="POST",
+        response=BatchObject,
     ),
     ApiRoute(
         paths=("/tokenize",),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
@@ -19,17 +20,20 @@ import uvicorn
 from tribody.core.api_settings import DEFAULT_API, ApiSettings
 from tribody.core.clock import MonotonicClock
 from tribody.core.engine_info import WeightPrecision
+from tribody.core.errors import BadConfig
 from tribody.engine.client import EngineClient
 from tribody.engine.machine import give_back_memory
 from tribody.engine.protocol import Opened
 from tribody.server.aliases import MODEL_NAME, Alias
 from tribody.server.app import create_app
 from tribody.server.auth import KeyFile
+from tribody.server.data_folder import DataFolder
 from tribody.server.http_protocol import BoundedProtocol
 from tribody.server.launch import NamedModel, launch
 from tribody.server.listening import Listening, ServeConfig
 from tribody.server.metrics import Metrics
 from tribody.server.models_table import ModelsTable, ServedModel
+from tribody.server.offline import Offline
 from tribody.server.service import Service
 from tribody.text.chat_template import ChatTemplate, chat_template_for
 from tribody.text.tokenizer import Tokenizer
@@ -48,13 +52,25 @@ class DrainingServer(uvicorn.Server):
         service: Service,
         shutdown_seconds: float,
         cut: Callable[[], Awaitable[None]],
+        offline: Offline | None,
     ) -> None:
         """`cut` ends the engines, which ends every running answer with an error event."""
         super().__init__(config)
+        self._offline = offline
         self._service = service
         self._shutdown_seconds = shutdown_seconds
         self._cut = cut
         self._drain_ends: float | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self._offline is not None:
+            self._offline.batches.start()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().shutdown(sockets)
+        if self._offline is not None:
+            await self._offline.close()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Signal handler: the first one drains, the second one stops."""
@@ -72,6 +88,8 @@ class DrainingServer(uvicorn.Server):
         if self._drain_ends is None:
             self._drain_ends = now + self._shutdown_seconds
             logger.info("event=drain_begins in_flight=%d", self._service.in_flight)
+            if self._offline is not None:  # batches go on with the next start
+                await self._offline.batches.stop()
         if self._service.in_flight == 0:
             self.should_exit = True
         elif now >= self._drain_ends:
@@ -81,11 +99,14 @@ class DrainingServer(uvicorn.Server):
 
 
 def server_for(
-    service: Service, shutdown_seconds: float, cut: Callable[[], Awaitable[None]]
+    service: Service,
+    shutdown_seconds: float,
+    cut: Callable[[], Awaitable[None]],
+    offline: Offline | None = None,
 ) -> DrainingServer:
     """A server around a service, not yet listening; run it with `serve(sockets=[bind(…)])`."""
     config = uvicorn.Config(
-        create_app(service),
+        create_app(service, offline),
         http=BoundedProtocol,
         ws="none",
         lifespan="off",
@@ -95,7 +116,7 @@ def server_for(
         timeout_keep_alive=75,
         timeout_graceful_shutdown=CUT_SECONDS,
     )
-    return DrainingServer(config, service, shutdown_seconds, cut)
+    return DrainingServer(config, service, shutdown_seconds, cut, offline)
 
 
 def make_service(
@@ -113,6 +134,22 @@ def make_service(
         wall_seconds=time.time,
         api=api,
     )
+
+
+def offline_for(service: Service, config: ServeConfig) -> Offline | None:
+    """The files and batches of the data folder, if there is one that can be had.
+
+    Raises: BadConfig where it cannot be had and was asked for.
+    """
+    if config.data_dir is None:
+        return None
+    try:
+        return Offline.in_folder(service, DataFolder(config.data_dir))
+    except BadConfig as error:
+        if config.data_dir_required:
+            raise
+        logger.warning("event=no_data_folder reason=%r", str(error))
+        return None
 
 
 async def serve_with(engine: EngineClient) -> ServedModel:
@@ -171,7 +208,8 @@ async def serve(
         ids = [model.model_id for model in served]
         aliases = all_aliases(models, ids, config.aliases)
         service = make_service(served, aliases, listening.keys, config.api)
-        server = server_for(service, config.shutdown_seconds, close_engines)
+        offline = offline_for(service, config)
+        server = server_for(service, config.shutdown_seconds, close_engines, offline)
         give_back_memory()  # what was read of the vocabularies
         say(ready_text(config.host, listening.listener.getsockname()[1], service))
         await server.serve(sockets=[listening.listener])

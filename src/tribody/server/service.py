@@ -10,7 +10,7 @@ import functools
 import re
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TypedDict, TypeVar
@@ -75,6 +75,13 @@ class Service:
         """Who calls when nobody needs a key: this machine's user."""
         return msgspec.structs.replace(LOCAL, api=self.api)
 
+    def caller_of(self, tenant_id: str) -> Principal | None:
+        """Whom work on behalf of a tenant is done for; None: it may no longer come in."""
+        if self.keys is not None:
+            return self.keys.of_tenant(tenant_id)
+        local = self.local_caller()
+        return local if tenant_id == local.tenant_id else None
+
     @contextmanager
     def admitted(self, caller: Principal) -> Iterator[None]:
         """Hold a place in the count that a drain waits for, from receipt to the answer's end.
@@ -119,7 +126,12 @@ class Service:
 
 
 async def read_body(http: HttpRequest) -> bytes:
-    """Read the whole body, never more than the limit.
+    """Read the whole body.  Raises: as `body_parts`."""
+    return b"".join([part async for part in body_parts(http)])
+
+
+async def body_parts(http: HttpRequest) -> AsyncGenerator[bytes, None]:
+    """The body as it comes, never more than the limit.
 
     Raises: BadRequest (413) as soon as the limit is known to be passed.
     """
@@ -131,14 +143,12 @@ async def read_body(http: HttpRequest) -> bytes:
     declared = http.headers.get("content-length", "")
     if declared.isascii() and declared.isdigit() and int(declared[:20]) > limits.MAX_BODY_BYTES:
         raise too_large
-    parts: list[bytes] = []
     size = 0
     async for part in http.stream():
         size += len(part)
         if size > limits.MAX_BODY_BYTES:
             raise too_large
-        parts.append(part)
-    return b"".join(parts)
+        yield part
 
 
 def decode(body: bytes, kind: type[Fields]) -> tuple[Fields, list[str]]:
