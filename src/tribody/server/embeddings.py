@@ -9,13 +9,13 @@ from __future__ import annotations
 import asyncio
 import base64
 import logging
+import struct
 import uuid
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Literal
 
 import msgspec
-import numpy as np
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
@@ -190,5 +190,4 @@ async def _embedding(model: ServedModel, request: Request) -> bytes:
 def _encoded(vector: bytes, encoding: Format) -> list[float] | str:
     if encoding == "base64":
         return base64.b64encode(vector).decode()
-    numbers: list[float] = np.frombuffer(vector, "<f4").tolist()
-    return numbers
+    return list(struct.unpack(f"<{len(vector) // 4}f", vector))
