@@ -34,7 +34,6 @@ def report(url: str, profile: ProfileName) -> Report:
         return run_checks(Target(client, profile), SECTIONS, lambda _outcome: None)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("profile", list(KEYS))
 def test_nothing_fails(url: str, profile: ProfileName) -> None:
     found = report(url, profile)

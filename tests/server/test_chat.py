@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import socket
+import time
 
 import httpx2
 import openai
@@ -348,3 +350,19 @@ def test_a_base_model_answers_completions_only() -> None:
         body = {"model": "scripted", "prompt": "x", "temperature": 0}
         assert http.post("/v1/completions", json=body).status_code == 200
     running.stop()
+
+
+def test_a_client_that_leaves_while_it_is_read_is_no_failure(
+    running: RunningServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It was logged as a mistake of the server's."""
+    caplog.set_level("INFO", logger="tribody.server.app")
+    host, _, port = running.url.removeprefix("http://").partition(":")
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: {host}\r\ncontent-length: 100\r\n\r\n"
+    with socket.create_connection((host, int(port))) as connection:
+        connection.sendall(head.encode() + b"{")
+    deadline = time.monotonic() + 10
+    while "status=499" not in caplog.text and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert "status=499" in caplog.text
+    assert "request_failed" not in caplog.text

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
+from starlette.requests import ClientDisconnect
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 from starlette.routing import Route
@@ -132,7 +133,7 @@ class RequestBoundary:
             generates = caller is not None and path in GENERATING
             with self.service.admitted(caller) if caller and generates else nullcontext():
                 await self.app(scope, receive, send_named)
-        except ClientGone:
+        except (ClientGone, ClientDisconnect):  # while it was answered; while it was read
             sent.status = STATUS_CLIENT_GONE
         except Exception as error:  # noqa: BLE001 - the outermost layer
             await self._answer(error, spoken, request_id, sent, send_named)
