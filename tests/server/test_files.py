@@ -113,6 +113,9 @@ def test_pages_of_a_list(http: httpx2.Client) -> None:
         ({"limit": "x"}, 400),
         ({"order": "up"}, 400),
         ({"purpose": "x"}, 400),
+        ({"purpose": "null"}, 400),
+        ({"after": "null"}, 404),
+        ({"limit": ["1", "2"]}, 400),
         ({"after": "file-api-x"}, 404),
     ):
         answer = http.get("/v1/files", params=params)
@@ -171,6 +174,10 @@ def test_fields_that_are_refused(http: httpx2.Client, fields: dict[str, Any], pa
         ("multipart/form-data; boundary=x", b"--x\r\n\r\nno name\r\n--x--\r\n"),
         ("multipart/form-data; boundary=x", b"--x\r\nContent-Disposition: form-data\r\n"),
         ("multipart/form-data; boundary=" + "x" * 1000, b"--x\r\n"),
+        (
+            "multipart/form-data; boundary=x; charset=undefined",
+            b'--x\r\nContent-Disposition: form-data; name="purpose"\r\n\r\nbatch\r\n--x--\r\n',
+        ),
         (
             "multipart/form-data; boundary=x",
             b'--x\r\nContent-Disposition: form-data; name="file"\r\n\r\ntext\r\n--x\r\n'

@@ -29,6 +29,7 @@ KNOWN = ("file", "purpose", ANCHOR, SECONDS)
 FORM: dict[str, Any] = {
     "type": "object",
     "required": ["file", "purpose"],
+    "dependentRequired": {ANCHOR: [SECONDS], SECONDS: [ANCHOR]},
     "properties": {
         "file": {"type": "string", "contentMediaType": "application/octet-stream"},
         "purpose": {"type": "string", "enum": list(UPLOADED)},
@@ -96,7 +97,7 @@ async def _form(http: HttpRequest) -> FormData:
     )
     try:
         return await parser.parse()
-    except (MultiPartException, UnicodeDecodeError) as error:
+    except (MultiPartException, UnicodeError) as error:
         shown = error.message if isinstance(error, MultiPartException) else "a name is not text"
         raise BadRequest(f"The form cannot be read: {shown}", param="file") from error
 

@@ -9,7 +9,7 @@ from typing import Literal, TypeVar
 import msgspec
 from starlette.requests import Request as HttpRequest
 
-from tribody.core.errors import BadRequest
+from tribody.core.errors import BadRequest, BadValue
 from tribody.core.sampling_ranges import Range
 from tribody.server import limits
 from tribody.server.batch_runner import BatchRunner
@@ -79,6 +79,11 @@ def query_of(http: HttpRequest, kind: type[Q], most: int) -> tuple[Q, list[str]]
         query = msgspec.convert(given, kind, strict=False)
     except msgspec.ValidationError as error:
         raise bad_json(error) from error
+    for name in kind.__struct_fields__:
+        if name in given and getattr(query, name) is None:  # msgspec reads "null" as none
+            raise BadValue(f"{name} must be left out or have a value.", param=name)
+        if len(http.query_params.getlist(name)) > 1:
+            raise BadValue(f"{name} is given twice.", param=name)
     limits.check_bounds("limit", query.limit, Range(1, most))
     return query, [name for name in given if name not in kind.__struct_fields__]
 

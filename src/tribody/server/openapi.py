@@ -66,7 +66,6 @@ CONSTRAINTS: dict[str, dict[str, Schema]] = {
         "reasoning_effort": {"enum": list(EFFORTS)},
         "tools": {"maxItems": limits.MAX_TOOLS},
     },
-    "EmbeddingRequest": {"input": {"minItems": 1, "maxItems": limits.MAX_INPUTS, "minLength": 1}},
     "BatchRequest": {
         "input_file_id": {"pattern": f"^{FILE_ID.pattern}$"},
         "metadata": {"maxProperties": limits.MAX_METADATA},
@@ -156,10 +155,11 @@ KEYWORDS = {
 }
 # Which alternative of a field a keyword is about.
 
-MOST_LISTED: dict[type, int] = {
-    FilesQuery: limits.MAX_LISTED_FILES,
-    BatchesQuery: limits.MAX_LISTED_BATCHES,
+LISTED: dict[type, tuple[int, re.Pattern[str]]] = {
+    FilesQuery: (limits.MAX_LISTED_FILES, FILE_ID),
+    BatchesQuery: (limits.MAX_LISTED_BATCHES, BATCH_ID),
 }
+# How many a list may show, and what their ids are.
 
 
 async def openapi(http: HttpRequest) -> Response:
@@ -177,6 +177,7 @@ def document(service: Service) -> Schema:
         "paths": {},
         "components": {"schemas": _components(names)},
     }
+    _say_embeddings(document["components"]["schemas"]["EmbeddingRequest"], service)
     if service.keys is not None:
         document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
     for route in ROUTES:
@@ -228,7 +229,9 @@ def _query_parameters(route: ApiRoute) -> Iterator[Schema]:
         if "enum" in shown:
             shown["enum"] = [value for value in shown["enum"] if value is not None]
         if name == "limit":
-            shown |= {"minimum": 1, "maximum": MOST_LISTED[route.query]}
+            shown |= {"minimum": 1, "maximum": LISTED[route.query][0]}
+        if name == "after":
+            shown["pattern"] = f"^{LISTED[route.query][1].pattern}$"
         yield {"name": name, "in": "query", "required": False, "schema": shown}
 
 
@@ -276,6 +279,26 @@ def _anything(kind: type) -> Schema:
     if kind is object:
         return {"description": "Any JSON."}
     raise NotImplementedError
+
+
+def _say_embeddings(schema: Schema, service: Service) -> None:
+    """What depends on the models, and what the types of `input` are too wide for: ids stand beside
+    ids only, and nothing is empty."""
+    infos = [model.engine.info for model in service.models.models]
+    text: Schema = {"type": "string", "minLength": 1}
+    last_id = min(info.vocab_size for info in infos) - 1
+    ids: Schema = {
+        "type": "array",
+        "items": {"type": "integer", "minimum": 0, "maximum": last_id},
+        "minItems": 1,
+        "maxItems": min(info.max_context_tokens for info in infos),
+    }
+    several = {"type": "array", "minItems": 1, "maxItems": limits.MAX_INPUTS}
+    forms = [text, ids, several | {"items": text}, several | {"items": ids}]
+    schema["properties"]["input"] = {"anyOf": forms}
+    for alternative in schema["properties"]["dimensions"]["anyOf"]:
+        if alternative["type"] == "integer":
+            alternative["enum"] = sorted({info.hidden_size for info in infos})
 
 
 def _constrain_request(schema: Schema, names: list[str]) -> None:
