@@ -29,8 +29,6 @@ from tribody.server import batch_lines, limits
 from tribody.server.auth import KeyFile
 from tribody.server.batch_runner import LINES_AT_ONCE
 
-pytest.importorskip("python_multipart")
-
 CHAT: Final = "/v1/chat/completions"
 TEXT: Final = "/v1/completions"
 VECTOR: Final = "/v1/embeddings"

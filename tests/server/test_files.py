@@ -18,8 +18,6 @@ from tribody.server import limits
 from tribody.server.auth import KeyFile
 from tribody.server.data_folder import DataFolder, Journal
 
-pytest.importorskip("python_multipart")
-
 LINE = b'{"custom_id": "a"}\n'
 KEYS = ("sk-of-the-first-one", "sk-of-the-second-one")
 NOW = 1_800_000_000.0
