@@ -16,6 +16,9 @@ BENCH_ARGS ?=
 SERVE_ARGS ?=
 TRAIN_ARGS ?=
 
+NODE_MODULES = examples/node_modules
+OPENAI_TESTS = build/clients/openai-python
+
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 export PIP_NO_INPUT = 1
 unexport PYTHONPATH
@@ -24,7 +27,7 @@ unexport PYTHONPATH
 comma := ,
 .DELETE_ON_ERROR:
 .SUFFIXES:
-.PHONY: FORCE help install serve test parity goldens check format bench slow mini-r1 clean
+.PHONY: FORCE help install serve test clients parity goldens check format bench slow mini-r1 clean
 .PHONY: native-table native-check native-arm
 
 help: ## show this list
@@ -44,6 +47,9 @@ test: .venv-test/.tribody weights ## fast tests, and those that need the SmolLM2
 slow: .venv-test/.tribody weights ## the long tests: restarts, disconnects, random schedules; native-check
 	.venv-test/bin/python -m pytest -m slow $(PYTEST_ARGS)
 	@$(MAKE) --no-print-directory native-check
+
+clients: .venv-clients/.tribody .venv-litellm/.deps $(NODE_MODULES)/.deps $(OPENAI_TESTS)/.deps ## other people's clients and suites; examples/
+	.venv-clients/bin/python -m pytest tests/clients $(PYTEST_ARGS)
 
 parity: .venv-parity/.tribody ## logits against transformers, in an environment with torch
 	@.venv-parity/bin/tribody pull smollm2 >/dev/null || $(NO_WEIGHTS)
@@ -178,7 +184,7 @@ mini-r1: .venv-parity/.tribody ## train mini-r1 (hours; goes on where it was sto
 
 clean: ## remove what make built (not the downloaded models)
 	rm -rf build dist .venv .venv-build .venv-test .venv-check .venv-parity .venv-bench \
-	    .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	    .venv-clients .venv-litellm $(NODE_MODULES) .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find src tests bench scripts -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # --- The weights that tests use -----------------------------------------------------------------
@@ -226,6 +232,30 @@ endef
 	$(call make_env,.venv-parity)
 	.venv-parity/bin/python -m pip install -q -r requirements/torch.txt
 	.venv-parity/bin/python -m pip install -q -r requirements/parity.txt
+	@touch $@
+
+.venv-clients/.deps: requirements/clients.txt
+	$(call make_env,.venv-clients)
+	.venv-clients/bin/python -m pip install -q -r requirements/clients.txt
+	@touch $@
+
+.venv-litellm/.deps: requirements/litellm.txt
+	$(call make_env,.venv-litellm)
+	.venv-litellm/bin/python -m pip install -q -r requirements/litellm.txt
+	@touch $@
+
+$(NODE_MODULES)/.deps: examples/package.json
+	@command -v npm >/dev/null || { echo "npm is missing; Node 20 has it" >&2; exit 1; }
+	npm install --prefix examples --no-package-lock --no-audit --no-fund --loglevel error
+	@touch $@
+
+# The tests are in the source distribution only; its metadata are written by the hatchling of
+# .venv-clients.
+$(OPENAI_TESTS)/.deps: .venv-clients/.deps
+	@rm -rf $(OPENAI_TESTS) && mkdir -p $(OPENAI_TESTS)
+	.venv-clients/bin/python -m pip download -q --no-deps --no-binary :all: --no-build-isolation \
+	    -d $(OPENAI_TESTS) "$$(grep '^openai\[' requirements/clients.txt)"
+	@tar -xzf $(OPENAI_TESTS)/openai-*.tar.gz --strip-components 1 -C $(OPENAI_TESTS)
 	@touch $@
 
 # Built from source for this very machine, as its users are told to build it.  Once; it takes minutes.
