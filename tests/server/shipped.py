@@ -9,11 +9,25 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Started:
+    url: str
+    pid: int
 
 
 @contextmanager
 def serving(model: str = "scripted", *options: str) -> Iterator[str]:
     """The URL of a server that runs meanwhile and is then drained."""
+    with started(model, *options) as server:
+        yield server.url
+
+
+@contextmanager
+def started(model: str = "scripted", *options: str) -> Iterator[Started]:
+    """As `serving`, with the process's id."""
     process = subprocess.Popen(
         [sys.executable, "-m", "tribody.cli.main", "serve", model, "--port", "0", *options],
         stdout=subprocess.PIPE,
@@ -29,7 +43,7 @@ def serving(model: str = "scripted", *options: str) -> Iterator[str]:
                 break
         else:
             raise AssertionError("the server ended before it was ready")
-        yield ready[1]
+        yield Started(ready[1], process.pid)
     finally:
         process.send_signal(signal.SIGTERM)
         assert process.wait(30) == 0

@@ -549,7 +549,7 @@ def test_a_bad_request_names_the_parameter(case: str) -> None:
         ({"tools": [{"name": "a", "input_schema": {"type": "array"}}]}, "tools[0].input_schema"),
         ({"tool_choice": {"type": "any"}}, "tool_choice 'required' needs tools"),
         ({"output_config": {"effort": "huge"}}, "output_config.effort 'huge'"),
-        ({"metadata": {"user_id": "u" * 600}}, "metadata.user_id has more than 512"),
+        ({"metadata": {"user_id": "u" * 600}}, "metadata.user_id has 600 characters"),
         ({"messages": [{"role": "user", "content": [
             {"type": "text", "text": "a"},
             {"type": "tool_result", "tool_use_id": "c" * 300}]}]},

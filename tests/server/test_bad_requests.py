@@ -184,7 +184,7 @@ CASES: list[tuple[str, str, dict[str, object], int, str | None]] = [
     ("seed float", CHAT, {"seed": 1.5}, 400, "seed"),
     ("seed 2^63", CHAT, {"seed": 2**63}, 400, "seed"),
     ("user number", CHAT, {"user": 5}, 400, "user"),
-    ("user long", CHAT, {"user": "ü" * 257}, 400, "user"),
+    ("user long", CHAT, {"user": "ü" * 513}, 400, "user"),
     ("user_id long", CHAT, {"user_id": "u" * 513}, 400, "user_id"),
     ("json mode", CHAT, {"response_format": {"type": "json_object"}}, 400, "messages"),
     ("ignore_eos text", CHAT, {"ignore_eos": "no"}, 400, "ignore_eos"),

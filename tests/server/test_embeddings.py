@@ -72,7 +72,7 @@ def test_base64_is_the_same_numbers(http: httpx2.Client, running: RunningServer)
         ({"dimensions": 3}, "dimensions"),
         ({"dimensions": -1}, "dimensions"),
         ({"encoding_format": "int8"}, "encoding_format"),
-        ({"user": "é" * limits.MAX_USER_BYTES}, "user"),
+        ({"user": "é" * (limits.MAX_USER_CHARACTERS + 1)}, "user"),
     ],
 )
 def test_what_cannot_be_embedded(http: httpx2.Client, fields: dict[str, Any], param: str) -> None:

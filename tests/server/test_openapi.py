@@ -7,7 +7,12 @@ from typing import Any
 import httpx2
 import pytest
 
+from tribody.server.answer_grammar import FORMATS
+from tribody.server.anthropic_request import ANTHROPIC_ROLES, BLOCK_TYPES
 from tribody.server.limits import NUMBERS
+from tribody.server.messages import ROLES
+from tribody.server.openapi_schemas import BLOCKS_NEED, BLOCKS_OF, PARTS_NEED, VARIANTS
+from tribody.server.responses_request import ITEM_TYPES, PART_TYPES
 from tribody.server.routes import ROUTES
 
 
@@ -53,3 +58,27 @@ def test_models_are_those_that_answer(document: dict[str, Any]) -> None:
     request = document["components"]["schemas"]["ChatRequest"]
     assert request["properties"]["model"]["enum"] == ["deepseek-chat", "scripted"]
     assert set(request["required"]) == {"model", "messages"}
+
+
+def test_all_variants_are_described() -> None:
+    known = {
+        "ChatMessage": ROLES,
+        "InputItem": ITEM_TYPES,
+        "ResponseFormat": FORMATS,
+        "TextFormat": FORMATS,
+    }
+    shown = {name: {v for values in kinds for v in values} for name, (_, kinds) in VARIANTS.items()}
+    assert shown == {name: set(values) for name, values in known.items()}
+    assert {kind for kinds in PARTS_NEED for kind in kinds} == set(PART_TYPES)
+    assert set(BLOCKS_NEED) == set(BLOCK_TYPES)
+    assert set(BLOCKS_OF) == set(ANTHROPIC_ROLES)
+
+
+def test_events_of_a_stream_are_described(document: dict[str, Any]) -> None:
+    for path, methods in document["paths"].items():
+        for operation in methods.values():
+            schema = operation.get("requestBody", {}).get("content", {}).get("application/json", {})
+            name = schema.get("schema", {}).get("$ref", "").rpartition("/")[2]
+            fields = document["components"]["schemas"].get(name, {}).get("properties", {})
+            streams = "text/event-stream" in operation["responses"]["200"]["content"]
+            assert streams == ("stream" in fields), path

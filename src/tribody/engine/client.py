@@ -389,7 +389,7 @@ class EngineClient:
         if process is None:
             return
         if writer is not None:
-            with contextlib.suppress(ConnectionError):
+            with contextlib.suppress(ConnectionError, RuntimeError):  # uvloop's word for closed
                 writer.write(protocol.frame(protocol.Stop()))
             writer.close()  # the reader thread of the process sees the end and exits
         with contextlib.suppress(ProcessLookupError, TimeoutError):

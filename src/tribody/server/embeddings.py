@@ -19,7 +19,7 @@ import msgspec
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
-from tribody.core.errors import BadRequest, BadValue, EngineFailed
+from tribody.core.errors import BadRequest, EngineFailed
 from tribody.core.principal import Principal
 from tribody.core.request import Request, SamplingParams
 from tribody.server import limits, validation
@@ -92,7 +92,7 @@ def prepare(service: Service, body: bytes, caller: Principal) -> EmbeddingWork:
     model = service.models.find(fields.model).model
     size = model.engine.info.hidden_size
     if fields.dimensions not in (None, size):
-        raise BadValue(
+        raise BadRequest(
             f"dimensions must be {size}, not {fields.dimensions}: the embeddings of "
             f"{model.model_id!r} cannot be shortened; leave dimensions out.",
             param="dimensions",

@@ -13,7 +13,7 @@ from http import HTTPStatus
 from typing import Any
 
 from uvicorn.config import Config
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
 from tribody.server import limits
@@ -37,13 +37,19 @@ class BoundedProtocol(HttpToolsProtocol):
         self._body_bytes = 0
         self._body_bytes_at_check = 0
         self._deadline: asyncio.TimerHandle | None = None
+        self._cycles: list[RequestResponseCycle] = []  # begun and not yet answered
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._arm(limits.HEADER_SECONDS)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        """uvicorn tells only the last of several pipelined requests; the others would wait on."""
         self._disarm()
+        self.pipeline.clear()
+        for cycle in self._cycles:
+            cycle.disconnected = cycle.disconnected or not cycle.response_complete
+            cycle.message_event.set()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -57,6 +63,8 @@ class BoundedProtocol(HttpToolsProtocol):
             self._refuse(431, f"The headers are larger than {limits.MAX_HEADER_BYTES} bytes.")
 
     def on_headers_complete(self) -> None:
+        if self.transport.is_closing():
+            return  # what comes behind a refused request is not served
         if sum(len(n) + len(v) for n, v in self.headers) + len(self.url) > limits.MAX_HEADER_BYTES:
             self._refuse(431, f"The headers are larger than {limits.MAX_HEADER_BYTES} bytes.")
             return
@@ -64,6 +72,8 @@ class BoundedProtocol(HttpToolsProtocol):
         self._body_bytes = self._body_bytes_at_check = 0
         self._arm(limits.BODY_SECONDS)
         super().on_headers_complete()
+        if self.cycle is not None:
+            self._cycles = [c for c in self._cycles if not c.response_complete] + [self.cycle]
 
     def on_body(self, body: bytes) -> None:
         self._body_bytes += len(body)

@@ -70,7 +70,8 @@ def bind(host: str, port: int, *, has_keys: bool) -> socket.socket:
 
 
 def _listen(family: int, address: tuple[object, ...]) -> socket.socket:
-    listener = socket.socket(family, socket.SOCK_STREAM)
+    # With the protocol named: plain asyncio turns Nagle's delay off for no other socket.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)

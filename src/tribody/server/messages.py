@@ -91,8 +91,13 @@ def _template_message(where: str, message: ChatMessage) -> dict[str, object]:
             result[name] = value
     if role == "assistant":
         if message.tool_calls:
-            count = len(message.tool_calls)
-            limits.check_count(f"{where}.tool_calls", count, limits.MAX_TOOL_CALLS, "calls")
+            if len(message.tool_calls) > limits.MAX_TOOL_CALLS:
+                # No BadValue: other surfaces spread a message's calls over items, without a bound.
+                raise BadRequest(
+                    f"{where} makes {len(message.tool_calls)} calls; at most "
+                    f"{limits.MAX_TOOL_CALLS} are allowed.",
+                    param=f"{where}.tool_calls",
+                )
             result["tool_calls"] = msgspec.to_builtins(message.tool_calls)
         if message.reasoning_content is not None:
             result["reasoning_content"] = message.reasoning_content

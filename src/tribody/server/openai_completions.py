@@ -109,7 +109,12 @@ def _prompt_list(prompt: str | list[str | int | list[int]], n: int) -> list[str 
     """The four forms of `prompt` as a list of texts and lists of ids."""
     prompts = validation.texts_or_ids("prompt", prompt)
     limits.check_count("prompt", len(prompts), limits.MAX_PROMPTS, "prompts")
-    limits.check_count("n", len(prompts) * n, limits.MAX_CHOICES, "choices (prompts times n)")
+    if len(prompts) * n > limits.MAX_CHOICES:
+        raise BadRequest(
+            f"{len(prompts)} prompts times n = {n} are more than {limits.MAX_CHOICES} choices; "
+            "send fewer at once.",
+            param="n",
+        )
     return prompts
 
 

@@ -1,41 +1,29 @@
 """GET /openapi.json: made from the types that decode requests and the table of limits.
 
-What a schema can say is said here, and a request that breaks it gets a 422 (400 in OpenAI's style);
-what it cannot say (fields that contradict each other, a context that is too short) gets a 400.
+What a schema can say is said there, and a request that breaks it gets a 422 (400 in OpenAI's style,
+and where something is missing); what it cannot say (fields that contradict each other, a context
+that is too short) gets a 400, never a 422.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Any
 
 import msgspec
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
-from tribody.core.sampling_ranges import LOGIT_BIAS_RANGE, Range
 from tribody.core.version import VERSION
 from tribody.server import limits
-from tribody.server.anthropic_request import (
-    ANTHROPIC_CHOICES,
-    ANTHROPIC_ROLES,
-    BLOCK_TYPES,
-    THINKING,
-)
 from tribody.server.auth import OPEN_PATHS
 from tribody.server.batch_types import BATCH_ID
 from tribody.server.errors import AnthropicError, ErrorBody
 from tribody.server.file_store import FILE_ID
-from tribody.server.messages import ROLES
 from tribody.server.offline import BatchesQuery, FilesQuery
-from tribody.server.responses_request import ITEM_TYPES, MESSAGE_ROLES, PART_TYPES
+from tribody.server.openapi_schemas import Schema, components, event_schema
 from tribody.server.routes import ROUTES, ApiRoute
 from tribody.server.service import Service
-from tribody.server.thinking import EFFORTS, TYPES
-from tribody.server.tools import CHOICES, NAME
-
-Schema = dict[str, Any]
 
 ERRORS = {
     400: "The request cannot be served as it stands.",
@@ -50,110 +38,6 @@ ERRORS = {
     500: "The server made a mistake.",
     503: "There is no room now, or the server is about to end.",
 }
-
-_TEXT: Schema = {"maxLength": limits.MAX_NAME_CHARACTERS}
-_STOPS: Schema = {"maxItems": limits.MAX_STOPS}
-# What types do not say, by type and field: merged into each alternative that it fits.
-CONSTRAINTS: dict[str, dict[str, Schema]] = {
-    "ChatRequest": {
-        "messages": {"minItems": 1, "maxItems": limits.MAX_MESSAGES},
-        "reasoning_effort": {"enum": list(EFFORTS)},
-        "tools": {"maxItems": limits.MAX_TOOLS},
-        "tool_choice": {"enum": list(CHOICES)},
-    },
-    "TokenizeRequest": {
-        "messages": {"minItems": 1, "maxItems": limits.MAX_MESSAGES},
-        "reasoning_effort": {"enum": list(EFFORTS)},
-        "tools": {"maxItems": limits.MAX_TOOLS},
-    },
-    "BatchRequest": {
-        "input_file_id": {"pattern": f"^{FILE_ID.pattern}$"},
-        "metadata": {"maxProperties": limits.MAX_METADATA},
-    },
-    "ExpiresAfter": {
-        "seconds": {"minimum": limits.MIN_KEEP_SECONDS, "maximum": limits.MAX_KEEP_SECONDS}
-    },
-    "CompletionRequest": {"prompt": {"minItems": 1, "maxItems": limits.MAX_PROMPTS}},
-    "ChatMessage": {
-        "role": {"enum": list(ROLES)},
-        "content": {"maxItems": limits.MAX_PARTS},
-        "name": _TEXT,
-        "tool_call_id": _TEXT,
-        "tool_calls": {"maxItems": limits.MAX_TOOL_CALLS},
-    },
-    "ContentPart": {"type": {"enum": ["text"]}},
-    "FunctionTool": {
-        "name": {"pattern": f"^{NAME.pattern}$"},
-        "description": {"maxLength": limits.MAX_TOOL_DESCRIPTION},
-    },
-    "MessagesRequest": {
-        "messages": {"minItems": 1, "maxItems": limits.MAX_MESSAGES},
-        "stop_sequences": _STOPS,
-        "tools": {"maxItems": limits.MAX_TOOLS},
-    },
-    "CountTokensRequest": {
-        "messages": {"minItems": 1, "maxItems": limits.MAX_MESSAGES},
-        "tools": {"maxItems": limits.MAX_TOOLS},
-    },
-    "AnthropicMessage": {
-        "role": {"enum": list(ANTHROPIC_ROLES)},
-        "content": {"maxItems": limits.MAX_PARTS},
-    },
-    "Block": {"type": {"enum": list(BLOCK_TYPES)}, "content": {"maxItems": limits.MAX_PARTS}},
-    "AnthropicThinking": {"type": {"enum": list(THINKING)}},
-    "AnthropicTool": {
-        "name": {"pattern": f"^{NAME.pattern}$"},
-        "type": {"enum": ["custom"]},
-        "description": {"maxLength": limits.MAX_TOOL_DESCRIPTION},
-    },
-    "AnthropicToolChoice": {"type": {"enum": [*ANTHROPIC_CHOICES, "tool"]}},
-    "OutputConfig": {"effort": {"enum": list(EFFORTS)}},
-    "OutputFormat": {"type": {"enum": ["json_schema"]}},
-    "Metadata": {"user_id": {"maxLength": limits.MAX_USER_BYTES}},
-    "ResponsesRequest": {
-        "input": {"minItems": 1, "maxItems": limits.MAX_MESSAGES},
-        "tools": {"maxItems": limits.MAX_TOOLS},
-        "tool_choice": {"enum": list(CHOICES)},
-        "metadata": {"maxProperties": limits.MAX_METADATA},
-    },
-    "InputItem": {
-        "type": {"enum": list(ITEM_TYPES)},
-        "role": {"enum": list(MESSAGE_ROLES)},
-        "content": {"maxItems": limits.MAX_PARTS},
-        "output": {"maxItems": limits.MAX_PARTS},
-    },
-    "InputPart": {"type": {"enum": list(PART_TYPES)}},
-    "ResponsesTool": {
-        "type": {"enum": ["function"]},
-        "name": {"pattern": f"^{NAME.pattern}$"},
-        "description": {"maxLength": limits.MAX_TOOL_DESCRIPTION},
-    },
-    "ResponsesToolChoice": {"type": {"enum": ["function"]}},
-    "ReasoningConfig": {"effort": {"enum": list(EFFORTS)}},
-    "Tool": {"type": {"enum": ["function"]}},
-    "NamedTool": {"type": {"enum": ["function"]}},
-    "ThinkingSwitch": {"type": {"enum": list(TYPES)}},
-}
-SHARED: dict[str, Schema] = {
-    "stop": _STOPS,
-    "stop_token_ids": {"maxItems": limits.MAX_STOP_TOKEN_IDS},
-    "user": {"maxLength": limits.MAX_USER_BYTES},
-    "user_id": {"maxLength": limits.MAX_USER_BYTES},
-}
-# Of every request that has the field.
-KEYWORDS = {
-    "maxItems": "array",
-    "minItems": "array",
-    "maxLength": "string",
-    "minLength": "string",
-    "pattern": "string",
-    "enum": "string",
-    "maxProperties": "object",
-    "minimum": "number",
-    "maximum": "number",
-    "exclusiveMinimum": "number",
-}
-# Which alternative of a field a keyword is about.
 
 LISTED: dict[type, tuple[int, re.Pattern[str]]] = {
     FilesQuery: (limits.MAX_LISTED_FILES, FILE_ID),
@@ -172,10 +56,10 @@ def document(service: Service) -> Schema:
     """The API as this server serves it: its models' names, and keys if it asks for them."""
     names = service.models.names()
     document: Schema = {
-        "openapi": "3.1.0",
+        "openapi": "3.2.0",
         "info": {"title": "tribody", "version": VERSION},
         "paths": {},
-        "components": {"schemas": _components(names)},
+        "components": {"schemas": components(names)},
     }
     _say_embeddings(document["components"]["schemas"]["EmbeddingRequest"], service)
     if service.keys is not None:
@@ -239,8 +123,8 @@ def _responses(route: ApiRoute, path: str) -> Iterator[tuple[str, Schema]]:
     content: Schema = {route.media: {"schema": {"type": "string"}}}
     if route.response is not None:
         content = {"application/json": {"schema": _reference(route.response)}}
-    if route.event is not None:
-        content["text/event-stream"] = {"schema": {"type": "string"}}
+    if route.events:
+        content["text/event-stream"] = {"itemSchema": event_schema(route.events)}
     yield "200", {"description": "The answer.", "content": content}
     error = AnthropicError if path.startswith("/anthropic/") else ErrorBody
     for status, meaning in ERRORS.items():
@@ -252,33 +136,6 @@ def _responses(route: ApiRoute, path: str) -> Iterator[tuple[str, Schema]]:
 
 def _reference(kind: type[msgspec.Struct]) -> Schema:
     return {"$ref": f"#/components/schemas/{kind.__name__}"}
-
-
-# --- schemas ---------------------------------------------------------------------------------
-
-
-def _components(names: list[str]) -> Schema:
-    kinds: list[type[msgspec.Struct]] = [ErrorBody, AnthropicError]
-    for route in ROUTES:
-        kinds += [kind for kind in (route.request, route.response, route.event) if kind]
-    _, components = msgspec.json.schema_components(
-        kinds, schema_hook=_anything, ref_template="#/components/schemas/{name}"
-    )
-    for route in ROUTES:
-        if route.request is not None:
-            _constrain_request(components[route.request.__name__], names)
-    for name, fields in CONSTRAINTS.items():
-        for field, constraint in fields.items():
-            if name in components:
-                _constrain(components[name]["properties"][field], constraint)
-    return components
-
-
-def _anything(kind: type) -> Schema:
-    """`object`: any JSON.  (msgspec takes no empty schema.)"""
-    if kind is object:
-        return {"description": "Any JSON."}
-    raise NotImplementedError
 
 
 def _say_embeddings(schema: Schema, service: Service) -> None:
@@ -299,38 +156,3 @@ def _say_embeddings(schema: Schema, service: Service) -> None:
     for alternative in schema["properties"]["dimensions"]["anyOf"]:
         if alternative["type"] == "integer":
             alternative["enum"] = sorted({info.hidden_size for info in infos})
-
-
-def _constrain_request(schema: Schema, names: list[str]) -> None:
-    properties = schema["properties"]
-    if "model" in properties:
-        properties["model"] = {"type": "string", "enum": names}
-    for field, constraint in SHARED.items():
-        if field in properties:
-            _constrain(properties[field], constraint)
-    if "stop" in properties:
-        text: Schema = {"minLength": 1, "maxLength": limits.MAX_STOP_CHARACTERS}
-        for alternative in properties["stop"]["anyOf"]:
-            _constrain(alternative.get("items", alternative), text)
-    for field, bounds in limits.NUMBERS.items():
-        if field in properties:
-            _constrain(properties[field], _of_range(bounds))
-    if "logit_bias" in properties:
-        _constrain(properties["logit_bias"], {"maxProperties": limits.MAX_LOGIT_BIASES})
-        for alternative in properties["logit_bias"]["anyOf"]:
-            if alternative["type"] == "object":
-                _constrain(alternative["additionalProperties"], _of_range(LOGIT_BIAS_RANGE))
-
-
-def _of_range(bounds: Range) -> Schema:
-    lower = "exclusiveMinimum" if bounds.exclusive_minimum else "minimum"
-    return {lower: bounds.minimum, "maximum": bounds.maximum}
-
-
-def _constrain(schema: Schema, constraint: Schema) -> None:
-    """Add each keyword to the alternatives whose type it is about; null stays allowed."""
-    for alternative in schema.get("anyOf", [schema]):
-        for keyword, value in constraint.items():
-            kind = alternative.get("type")
-            if KEYWORDS[keyword] == ("number" if kind == "integer" else kind):
-                alternative[keyword] = value

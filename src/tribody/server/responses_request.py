@@ -136,7 +136,7 @@ class Conversation:
                 text = base64.b64decode(item.encrypted_content, validate=True).decode()
             except (binascii.Error, ValueError):
                 param = f"{place}.encrypted_content"
-                raise BadValue(f"{param} is none of this server's.", param=param) from None
+                raise BadRequest(f"{param} is none of this server's.", param=param) from None
         if self._turn is not None and (self._turn.text is not None or self._turn.calls):
             self.end_turn()
         self._turn_at(place).thoughts.append(text)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 from starlette.requests import Request as HttpRequest
@@ -46,7 +46,7 @@ class ApiRoute:
     verb: str | None = None
     response: type[msgspec.Struct] | None = None  # None: `media`
     media: str = "text/plain"
-    event: type[msgspec.Struct] | None = None  # each of a stream's, where `stream` is true
+    events: tuple[type[msgspec.Struct], ...] = ()  # of a stream, where `stream` is true
     generates: bool = False
 
     @property
@@ -61,7 +61,7 @@ ROUTES = (
         summary="Answer a conversation",
         request=types.ChatRequest,
         response=types.ChatCompletion,
-        event=types.ChatChunk,
+        events=(types.ChatChunk,),
         generates=True,
     ),
     ApiRoute(
@@ -70,7 +70,7 @@ ROUTES = (
         summary="Continue a text, or fill in its middle",
         request=types.CompletionRequest,
         response=types.Completion,
-        event=types.Completion,
+        events=(types.Completion,),
         generates=True,
     ),
     ApiRoute(
@@ -79,7 +79,7 @@ ROUTES = (
         summary="Answer a conversation, in the Responses API's form",
         request=responses_types.ResponsesRequest,
         response=responses_types.ResponseObject,
-        event=responses_types.ResponseEvent,
+        events=get_args(responses_types.StreamEvent),
         generates=True,
     ),
     ApiRoute(
@@ -88,6 +88,7 @@ ROUTES = (
         summary="Answer a conversation, in Anthropic's form",
         request=anthropic_types.MessagesRequest,
         response=anthropic_types.MessageAnswer,
+        events=get_args(anthropic_types.StreamEvent),
         generates=True,
     ),
     ApiRoute(

@@ -76,7 +76,11 @@ def _check(function: FunctionTool, param: str) -> None:
         f"{param}.description", len(description), limits.MAX_TOOL_DESCRIPTION, "characters"
     )
     size = len(msgspec.json.encode(function.parameters))
-    limits.check_count(f"{param}.parameters", size, MAX_SCHEMA_BYTES, "bytes")
+    if size > MAX_SCHEMA_BYTES:
+        raise BadRequest(
+            f"{param}.parameters has {size} bytes; at most {MAX_SCHEMA_BYTES} are allowed.",
+            param=f"{param}.parameters",
+        )
     kind = (function.parameters or {}).get("type", "object")
     if kind != "object":
         raise BadValue(

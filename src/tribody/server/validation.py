@@ -55,10 +55,8 @@ def check_users(fields: NamesUser) -> None:
     """Raises: BadValue when a name is too long."""
     for name in ("user", "user_id"):
         value = getattr(fields, name)
-        if value is not None and len(value.encode()) > limits.MAX_USER_BYTES:
-            raise BadValue(
-                f"{name} has more than {limits.MAX_USER_BYTES} bytes of UTF-8.", param=name
-            )
+        if value is not None:
+            limits.check_count(name, len(value), limits.MAX_USER_CHARACTERS, "characters")
 
 
 def stop_strings(stop: str | list[str] | None) -> tuple[str, ...]:
@@ -77,11 +75,11 @@ def logit_bias(given: dict[str, float] | None, vocab_size: int) -> dict[int, flo
     biases: dict[int, float] = {}
     limits.check_count("logit_bias", len(given or ()), limits.MAX_LOGIT_BIASES, "entries")
     for key, value in (given or {}).items():
-        if not key.isascii() or not key.isdigit() or len(key) > 9 or int(key) >= vocab_size:
+        if not key.isascii() or not key.isdigit() or len(key) > 9:
             raise BadValue(
-                f"logit_bias names {key[:32]!r}, which is not a token id below {vocab_size}.",
-                param="logit_bias",
+                f"logit_bias names {key[:32]!r}, which is not a token id.", param="logit_bias"
             )
+        check_token_ids("logit_bias", [int(key)], vocab_size)
         limits.check_bounds("logit_bias", value, LOGIT_BIAS_RANGE)
         biases[int(key)] = value
     return biases
@@ -107,11 +105,11 @@ def texts_or_ids(param: str, given: str | list[str | int | list[int]]) -> list[s
 
 
 def check_token_ids(param: str, ids: list[int], vocab_size: int) -> None:
+    """Raises: BadValue for what is no id of any model, BadRequest for one that this has not."""
     for token_id in ids:
         if not 0 <= token_id < vocab_size:
-            raise BadValue(
-                f"{param} holds a token id that is not in [0, {vocab_size}).", param=param
-            )
+            kind = BadRequest if 0 <= token_id <= limits.MAX_TOKEN_ID else BadValue
+            raise kind(f"{param} holds a token id that is not in [0, {vocab_size}).", param=param)
 
 
 def completion_budget(
