@@ -227,7 +227,7 @@ class ScriptedEngine:
         text = self.script(request, choice)
         ids = self.tokenizer.encode(text, add_special_tokens=False)
         ids.append(next(iter(self.tokenizer.eos_token_ids)))
-        stream = AnswerStream(self.tokenizer, sampling.stop, sampling.thinking)
+        stream = AnswerStream(self.tokenizer, sampling.stop, sampling.thinking, sampling.markers)
         for i, token_id in enumerate(ids):
             stream.push([token_id])
             if stream.stopped:

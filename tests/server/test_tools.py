@@ -183,3 +183,13 @@ def test_results_must_belong_to_calls(shipped: httpx2.Client) -> None:
         assert refused.json()["error"]["param"] == param
     body = {"model": "scripted", "messages": [user, asked, result], "thinking": DISABLED}
     assert shipped.post("/chat/completions", json=body).status_code == 200
+
+
+def test_a_stop_string_does_not_reach_across_a_marker(shipped: httpx2.Client) -> None:
+    """The engine dropped markers that are special tokens, and saw "okget" in ok<marker>get."""
+    raw = "[[raw: ok<｜tool▁calls▁begin｜>get on]]"
+    choice = ask(shipped, raw, thinking=DISABLED, stop=["okget"]).json()["choices"][0]
+    assert choice["message"]["content"] == "ok<｜tool▁calls▁begin｜>get on"
+    choice = ask(shipped, raw, thinking=DISABLED, stop=["▁begin｜>g"]).json()["choices"][0]
+    assert choice["message"]["content"] == "ok<｜tool▁calls"
+    assert choice["finish_reason"] == "stop"

@@ -29,8 +29,9 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
     the request so that a restart continues the same random stream.  Random numbers are a function
     of (seed, choice, position) alone.
 
-    Stop strings end the answer, not the thinking before it; `thinking` says where that is.  Text
-    that does not follow `grammar` (llguidance's, as `text.grammar` writes it) is not drawn.
+    Stop strings end the answer, not the thinking before it; `thinking` says where that is, and
+    `markers` which special tokens are part of the text (those of tool calls).  Text that does not
+    follow `grammar` (llguidance's, as `text.grammar` writes it) is not drawn.
     """
 
     max_tokens: int
@@ -48,6 +49,7 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
     stop_token_ids: tuple[int, ...] = ()
     ignore_eos: bool = False
     thinking: Thinking = "none"
+    markers: tuple[str, ...] = ()
     grammar: str | None = None
 
 

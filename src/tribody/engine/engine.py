@@ -57,7 +57,9 @@ class Engine:
             return
         assert self._tokenizer is not None, "stop strings need a tokenizer"
         for choice in range(request.n):
-            stream = AnswerStream(self._tokenizer(), sampling.stop, sampling.thinking)
+            stream = AnswerStream(
+                self._tokenizer(), sampling.stop, sampling.thinking, sampling.markers
+            )
             if choice < len(request.resumed):
                 stream.push(request.resumed[choice])
             self._streams[request.id, choice] = stream

@@ -27,7 +27,7 @@ from tribody.server.types import UNSET, CacheExplanation, ChatRequest, UnsetType
 from tribody.text.answer_stream import AnswerStream
 from tribody.text.chat_template import continues_thinking
 from tribody.text.reasoning import Part, prompt_opens_thinking
-from tribody.text.tool_formats.formats import MARKERS, tool_parser
+from tribody.text.tool_formats.formats import MARKERS, ToolFormat, tool_parser
 
 WITHOUT_EFFECT = ("temperature", "top_p", "frequency_penalty", "presence_penalty")
 # What DeepSeek accepts of a thinking model's request and does not follow.
@@ -53,6 +53,7 @@ class Rendered:
 
     text: str
     tools: Toolbox
+    tool_format: ToolFormat | None  # of calls; None: no tool may be called
     thinks: bool
     opens_thinking: bool
     without_effect: list[str]
@@ -93,6 +94,7 @@ def prepare(
     sampling = msgspec.structs.replace(
         sampling,
         thinking="open" if rendered.opens_thinking else "may",
+        markers=MARKERS[rendered.tool_format] if rendered.tool_format else (),
         grammar=answer_grammar(fields, rendered.tools, model, free, service.grammars),
     )
     request = engine_request(fields, ids, sampling, caller)
@@ -116,15 +118,12 @@ def prepare(
 def _renderer(
     model: ServedModel, sampling: SamplingParams, rendered: Rendered, choice: int
 ) -> ChoiceRenderer:
+    stream = AnswerStream(model.tokenizer, sampling.stop, sampling.thinking, sampling.markers)
     section: Part | None = "reasoning" if rendered.opens_thinking else None
-    if model.chat_template is None or not rendered.tools.may_call:
-        stream = AnswerStream(model.tokenizer, sampling.stop, sampling.thinking)
+    if rendered.tool_format is None:
         return ChoiceRenderer(choice, stream, section=section)
-    tool_format = model.chat_template.tool_format
-    markers = MARKERS[tool_format]
-    stream = AnswerStream(model.tokenizer, sampling.stop, sampling.thinking, markers)
     # An answer that follows a grammar writes calls that can be told before they are whole.
-    parser = tool_parser(tool_format, live=sampling.grammar is not None)
+    parser = tool_parser(rendered.tool_format, live=sampling.grammar is not None)
     return ChoiceRenderer(choice, stream, parser, section)
 
 
@@ -154,7 +153,8 @@ def render(served: ServedName, fields: ChatRequest, profile: ProfileName) -> Ren
     offered = tools.tools if tools.may_call else None
     text = template.prompt(messages, thinking=wish, tools=offered, effort=effort)
     opens = prompt_opens_thinking(text) or continues_thinking(messages)
-    return Rendered(text, tools, opens or (switch and wish is True), opens, ignored)
+    tool_format = template.tool_format if tools.may_call else None
+    return Rendered(text, tools, tool_format, opens or (switch and wish is True), opens, ignored)
 
 
 def _check_fields(fields: ChatRequest) -> int:
