@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,9 @@ import pytest
 from tests.server.scripted import RunningServer, client_of, run_server, scripted_model
 from tribody.core.errors import BadConfig
 from tribody.core.principal import LOCAL
-from tribody.server.auth import KeyFile, authenticate, cache_salt
+from tribody.server.auth import OPEN_PATHS, KeyFile, authenticate, cache_salt
 from tribody.server.errors import Unauthorized
+from tribody.server.routes import ROUTES
 
 KEY = "key-number-one"
 OTHER = "key-number-two"
@@ -73,6 +75,45 @@ def test_every_route_refuses_a_stranger(
             assert KEY not in answer.text
         for path in ("/health", "/livez", "/readyz"):
             assert http.get(path, headers=headers).status_code == 200
+
+
+METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE")
+PATHS = sorted({re.sub(r"\{\w+(:path)?\}", "x", p) for route in ROUTES for p in route.paths})
+# What may be done to a path, or said about the host, to look like somebody else.
+TRICKS: dict[str, Callable[[str], tuple[str, dict[str, str]]]] = {
+    "plain": lambda path: (path, {}),
+    "trailing slash": lambda path: (path + "/", {}),
+    "double slash": lambda path: ("/" + path, {}),
+    "dot segment": lambda path: ("/health/.." + path, {}),
+    "encoded dot segment": lambda path: ("/health/%2e%2e" + path, {}),
+    "encoded slash": lambda path: (path.replace("/", "/%2f", 1), {}),
+    "upper case": lambda path: (path.upper(), {}),
+    "query": lambda path: (path + "?api_key=" + KEY, {}),
+    "matrix": lambda path: (path + ";/health", {}),
+    "open host": lambda path: (path, {"Host": "127.0.0.1:8000/health"}),
+    "forwarded": lambda path: (path, {"X-Forwarded-For": "127.0.0.1", "X-Real-IP": "::1"}),
+    "rewritten": lambda path: (path, {"X-Original-URL": "/health", "X-Rewrite-URL": "/health"}),
+}
+
+
+@pytest.mark.parametrize("trick", TRICKS)
+def test_no_trick_opens_a_route(guarded: RunningServer, trick: str) -> None:
+    """Every route, every method, with no key and with a wrong one."""
+    with client_of(guarded) as http:
+        for path in PATHS:
+            if path in OPEN_PATHS and trick in ("plain", "query", *_OF_HEADERS):
+                continue
+            target, headers = TRICKS[trick](path)
+            for method in METHODS:
+                for key in ({}, {"Authorization": "Bearer wrong-key-number"}):
+                    answer = http.request(
+                        method, path, headers=headers | key, extensions={"target": target.encode()}
+                    )
+                    assert answer.status_code in (401, 400), (method, target, answer.text)
+    assert not guarded.engine.submitted
+
+
+_OF_HEADERS = ("open host", "forwarded", "rewritten")
 
 
 def test_keys_open_and_separate_the_caches(guarded: RunningServer) -> None:

@@ -144,7 +144,7 @@ async def settled(http: httpx2.Client) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_twenty_thousand_mutations() -> None:
+def test_twenty_thousand_mutations(tmp_path: Path) -> None:
     """Against the server as a process; at its end it drains, so no request is left in flight."""
     seed = Random().randrange(2**32)
     print(f"seed {seed}")
@@ -152,7 +152,10 @@ def test_twenty_thousand_mutations() -> None:
     originals = recorded()
     answered = total = 0
     resident: list[int] = []
-    with started("scripted") as server, httpx2.Client(base_url=server.url, verify=False) as http:
+    with (
+        started("scripted", "--data-dir", str(tmp_path)) as server,
+        httpx2.Client(base_url=server.url, verify=False) as http,
+    ):
         before = answer_to_a_clean_request(http)
         for _ in range(40):
             requests = [mutated(rng, originals) for _ in range(500)]
