@@ -213,7 +213,8 @@ def test_aliases() -> None:
 
 
 def test_a_bundled_model_alone_answers_to_deepseeks_names() -> None:
-    expected = {"deepseek-reasoner": Alias("mini-r1"), "deepseek-chat": Alias("mini-r1")}
+    names = "reasoner chat flash v4-flash v4-pro".split()
+    expected = {f"deepseek-{name}": Alias("mini-r1") for name in names}
     for models in ([], ["mini-r1"]):
         config, _ = resolve(serve_options(models=models), EMPTY)
         assert config.aliases == expected

@@ -75,7 +75,7 @@ def client(cut_off: dict[str, str]) -> Iterator[openai.OpenAI]:
             break
     found = re.search(r"ready at (http://\S+)/v1", said)
     assert found, said
-    assert "mini-r1, deepseek-chat, deepseek-reasoner: " in said
+    assert "mini-r1, deepseek-chat, deepseek-flash, deepseek-reasoner, " in said
     http = httpx2.Client(verify=False, timeout=60.0)
     yield openai.OpenAI(
         base_url=f"{found[1]}/v1", api_key="unused", max_retries=0, http_client=http

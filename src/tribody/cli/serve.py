@@ -19,7 +19,7 @@ from tribody.core.api_settings import DEFAULT_API, ApiSettings, with_options
 from tribody.core.config import KV_SHARE_OF_FREE_MEMORY, default_data_dir
 from tribody.core.errors import BadConfig
 from tribody.loading.bundled import BUNDLED
-from tribody.server.aliases import THINKING_BY_NAME, Alias
+from tribody.server.aliases import DEEPSEEK_NAMES, Alias
 from tribody.server.launch import NamedModel, launch
 from tribody.server.listening import Listening, ServeConfig, listen
 
@@ -76,7 +76,7 @@ def resolve(options: ServeOptions, environment: Environment) -> tuple[ServeConfi
     aliases = parse_aliases(options.aliases)
     ours = names[0] in BUNDLED or script_of(names[0]) is not None
     if len(names) == 1 and ours:  # no other model is configured
-        aliases = {name: Alias(names[0]) for name in THINKING_BY_NAME} | aliases
+        aliases = {name: Alias(names[0]) for name in DEEPSEEK_NAMES} | aliases
     for name in names:
         if names.count(name) > 1:
             raise BadConfig(f"the model {name!r} is named twice; once serves it")

@@ -11,6 +11,9 @@ MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,95}")
 THINKING_BY_NAME = {"deepseek-reasoner": True, "deepseek-chat": False}
 # At DeepSeek the name chose the mode, so clients that use these names rely on it.
 
+DEEPSEEK_NAMES = (*THINKING_BY_NAME, "deepseek-flash", "deepseek-v4-flash", "deepseek-v4-pro")
+# What DeepSeek's clients of all years ask for: a model of ours that is served alone answers.
+
 ANTHROPIC_NAMES = (
     ("claude-opus", ("deepseek-v4-pro", "deepseek-chat")),
     ("claude", ("deepseek-flash", "deepseek-v4-flash", "deepseek-chat")),
