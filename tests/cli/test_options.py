@@ -213,7 +213,7 @@ def test_aliases() -> None:
 
 
 def test_a_bundled_model_alone_answers_to_deepseeks_names() -> None:
-    names = "reasoner chat flash v4-flash v4-pro".split()
+    names = ["reasoner", "chat", "flash", "v4-flash", "v4-pro"]
     expected = {f"deepseek-{name}": Alias("mini-r1") for name in names}
     for models in ([], ["mini-r1"]):
         config, _ = resolve(serve_options(models=models), EMPTY)
