@@ -9,7 +9,7 @@ import pytest
 
 from tribody.server.answer_grammar import FORMATS
 from tribody.server.anthropic_request import ANTHROPIC_ROLES, BLOCK_TYPES
-from tribody.server.limits import NUMBERS
+from tribody.server.limits import DEFAULTS, NUMBERS
 from tribody.server.messages import ROLES
 from tribody.server.openapi_schemas import BLOCKS_NEED, BLOCKS_OF, PARTS_NEED, VARIANTS
 from tribody.server.responses_request import ITEM_TYPES, PART_TYPES
@@ -52,6 +52,7 @@ def test_bounds_are_the_limits(document: dict[str, Any], name: str) -> None:
     number = next(a for a in field["anyOf"] if a["type"] in ("integer", "number"))
     assert number["maximum"] == NUMBERS[name].maximum
     assert number.get("minimum", number.get("exclusiveMinimum")) == NUMBERS[name].minimum
+    assert field["default"] == DEFAULTS.get(name)
 
 
 def test_models_are_those_that_answer(document: dict[str, Any]) -> None:

@@ -1,7 +1,7 @@
 """One table of every limit of the HTTP surface: numbers, counts and sizes.
 
-Validation reads its bounds here and nowhere else; the boundary tests are generated from the same
-table.  What depends on the model (context length, vocabulary) is not here.
+Validation reads bounds and defaults here and nowhere else; /openapi.json and the boundary tests are
+generated from the same table.  What depends on the model (context length, vocabulary) is not here.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from tribody.core.errors import BadValue
+from tribody.core.request import SamplingParams
 from tribody.core.sampling_ranges import MAX_TOP_LOGPROBS, SAMPLING_RANGES, Range
 
 INT64_MAXIMUM = 2**63 - 1
@@ -26,6 +27,15 @@ NUMBERS: dict[str, Range] = {
     "n": Range(1, 128),
     "best_of": Range(1, 128),
 }
+
+_SAMPLING = SamplingParams(max_tokens=1)
+DEFAULTS: dict[str, float] = {
+    **{n: getattr(_SAMPLING, n) for n in _FROM_THE_WIRE if n != "max_tokens"},
+    "n": 1,
+    "top_logprobs": 0,
+}
+# Where a number is not given.  The others' follow from the profile and the context (max_tokens and
+# its like), from n (best_of), or are drawn (seed).
 
 MAX_BODY_BYTES = 48 * 2**20  # DeepSeek's documented limit of a request body
 MAX_HEADER_BYTES = 16 * 2**10  # request line and all headers together

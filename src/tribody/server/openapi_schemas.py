@@ -198,6 +198,8 @@ def _constrain_request(schema: Schema, names: list[str]) -> None:
     for field, bounds in limits.NUMBERS.items():
         if field in properties:
             _constrain(properties, field, _of_range(bounds))
+            if field in limits.DEFAULTS:
+                properties[field]["default"] = limits.DEFAULTS[field]
     if "logit_bias" in properties:
         values = {"type": "number", **_of_range(LOGIT_BIAS_RANGE)}
         _constrain(properties, "logit_bias", {"additionalProperties": values})

@@ -19,8 +19,6 @@ from tribody.core.sampling_ranges import LOGIT_BIAS_RANGE
 from tribody.server import limits
 from tribody.server.types import SamplingFields
 
-_DEFAULTS = SamplingParams(max_tokens=1)
-
 
 def unknown_fields(body: bytes, known: Collection[str]) -> list[str]:
     """Names of top-level fields that are given, not null, and not ours; the body is an object."""
@@ -191,5 +189,4 @@ def sampling_params(
 
 def _number(fields: SamplingFields, name: str) -> float:
     value: float | None = getattr(fields, name)
-    default: float = getattr(_DEFAULTS, name)
-    return default if value is None else value
+    return limits.DEFAULTS[name] if value is None else value
