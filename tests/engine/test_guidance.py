@@ -27,7 +27,7 @@ from tribody.engine.sampler import sample
 from tribody.loading import bundled
 from tribody.ops import reference
 from tribody.text import grammar_process
-from tribody.text.grammar import grammar_of, json_object_answer, json_schema_answer
+from tribody.text.grammar import ANY_OBJECT, grammar_of, json_rule, json_schema_answer
 from tribody.text.grammar_process import compile_grammar
 from tribody.text.tokenizer import Tokenizer
 
@@ -212,7 +212,7 @@ def events_of(built: BuiltEngine, steps: int = 10_000) -> Iterator[Event]:
         built.engine.check()
 
 
-OBJECT = grammar_of(json_object_answer(), "none", model_tokenizer())
+OBJECT = grammar_of(json_rule("answer", ANY_OBJECT), "none", model_tokenizer())
 
 
 @pytest.mark.parametrize("grammar", ["start: nothing", "start: %json {", "", "start: <[9999]>"])

@@ -21,8 +21,9 @@ from tribody.engine.scripted_following import Followed, Order
 from tribody.engine.scripted_text import TEMPLATE, read, tokenizer_source
 from tribody.text.chat_template import ChatTemplate
 from tribody.text.grammar import (
+    ANY_OBJECT,
     grammar_of,
-    json_object_answer,
+    json_rule,
     json_schema_answer,
 )
 from tribody.text.special_tokens import special_token_strings
@@ -524,7 +525,7 @@ def test_answers_by_a_grammar_are_valid_and_short(thinking: bool, temperature: f
 
 
 def test_a_grammar_that_allows_the_script_changes_nothing() -> None:
-    grammar = grammar_of(json_object_answer(), "none", TOKENIZER)
+    grammar = grammar_of(json_rule("answer", ANY_OBJECT), "none", TOKENIZER)
     said = '{"a": "b\\"c", "d": [[1]]}'
     assert text_of(events(request(prompt(f"[[say: {said}]]"), grammar=grammar))) == said
     assert text_of(events(request(prompt("as json"), grammar=grammar))) == '{"answer":"as json"}'

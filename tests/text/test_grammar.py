@@ -13,9 +13,9 @@ from tribody.core.request import Thinking
 from tribody.core.tokenizer_source import TokenizerSource
 from tribody.engine.guidance import ll_tokenizer
 from tribody.text.grammar import (
+    ANY_OBJECT,
     grammar_of,
     is_special,
-    json_object_answer,
     json_rule,
     json_schema_answer,
     marker,
@@ -50,6 +50,7 @@ def follows(grammar: str, text: str, model: Tokenizer) -> bool:
     return matcher.try_consume_tokens(tokens) == len(tokens) and matcher.is_accepting()
 
 
+OBJECT_ANSWER = json_rule("answer", ANY_OBJECT)
 ANSWER = '{"a": [1, {"b": "</think>é"}]}'
 
 
@@ -78,13 +79,13 @@ def test_thinking_is_free_and_the_answer_is_not(
 ) -> None:
     special = is_special("</think>", model)
     answer = text.replace(ANSWER, ANSWER.replace("</think>", "")) if special else text
-    assert follows(grammar_of(json_object_answer(), thinking, model), answer, model) is expected
+    assert follows(grammar_of(OBJECT_ANSWER, thinking, model), answer, model) is expected
 
 
 def test_an_end_of_thinking_may_be_spelled_where_it_is_a_token() -> None:
     """Else a model that spells it, which ends its thinking for every reader, would go on free."""
     model = tokenizer("special")
-    grammar = grammar_of(json_object_answer(), "open", model)
+    grammar = grammar_of(OBJECT_ANSWER, "open", model)
     matcher, _ = compile_grammar(byte_tokenizer(model.vocab_size), grammar)
     tokens = list(b"hm</think>{}")
     assert matcher.try_consume_tokens(tokens) == len(tokens)
@@ -108,7 +109,7 @@ def test_an_end_of_thinking_may_be_spelled_where_it_is_a_token() -> None:
 )
 def test_white_space_between_tokens_is_bounded(text: str, expected: bool) -> None:
     model = tokenizer("text")
-    assert follows(grammar_of(json_object_answer(), "none", model), text, model) is expected
+    assert follows(grammar_of(OBJECT_ANSWER, "none", model), text, model) is expected
 
 
 def test_a_schema_is_data_and_no_grammar() -> None:

@@ -14,10 +14,10 @@ from tribody.core.request import Thinking
 from tribody.server.models_table import ServedModel
 from tribody.server.tools import NAME, Toolbox
 from tribody.server.types import ChatMessage, ChatRequest, FunctionTool, ResponseFormat
-from tribody.text.grammar import grammar_of, json_rule
+from tribody.text.grammar import ANY_OBJECT, grammar_of, json_rule
 from tribody.text.grammar_process import GrammarCheck
 from tribody.text.json_schema import check_schema, check_strict
-from tribody.text.tool_formats.grammar import ANY_OBJECT, CallableTool, tool_answer
+from tribody.text.tool_formats.grammar import CallableTool, tool_answer
 
 FORMATS = ("text", "json_object", "json_schema")
 
@@ -40,22 +40,19 @@ def answer_grammar(
     held = tools.may_call and (tools.must_call or strict or not tools.parallel)
     if not held and schema is None:
         return None
-    size = model.engine.info.vocab_size
-    if not tools.may_call:
-        answer = json_rule("answer", schema or ANY_OBJECT)
+
+    def checked(answer: str, param: str) -> str:
         grammar = grammar_of(answer, thinking, model.tokenizer)
-        grammars.check(grammar, size, "response_format")
+        grammars.check(grammar, model.engine.info.vocab_size, param)
         return grammar
+
+    if schema is not None and not tools.may_call:
+        return checked(json_rule("answer", schema), "response_format")
     try:
-        callables = _callables(tools, loosely=False)
-        grammar = _with_calls(tools, callables, schema, model, thinking)
-        grammars.check(grammar, size, "tools")
+        return checked(_with_calls(tools, schema, model, loosely=False), "tools")
     except BadRequest:
         # Only strict tools promise that their schemas are kept to.
-        callables = _callables(tools, loosely=True)
-        grammar = _with_calls(tools, callables, schema, model, thinking)
-        grammars.check(grammar, size, "tools")
-    return grammar
+        return checked(_with_calls(tools, schema, model, loosely=True), "tools")
 
 
 def _json_schema(given: ResponseFormat | None, messages: Sequence[ChatMessage]) -> str | None:
@@ -93,13 +90,8 @@ def _speaks_of_json(message: ChatMessage) -> bool:
     return any("json" in text.lower() for text in texts)
 
 
-def _callables(tools: Toolbox, *, loosely: bool) -> list[CallableTool]:
-    """The tools that may be called; `loosely`: only strict ones by their schemas."""
-    chosen = [f for f in tools.functions if not tools.named or f.name == tools.choice]
-    return [_callable(function, loosely=loosely) for function in chosen]
-
-
 def _callable(function: FunctionTool, *, loosely: bool) -> CallableTool:
+    """`loosely`: by its schema only if it is strict."""
     param = f"tools.{function.name}.parameters"
     if function.strict:
         check_strict(function.parameters or {}, param)
@@ -108,22 +100,18 @@ def _callable(function: FunctionTool, *, loosely: bool) -> CallableTool:
     return CallableTool(function.name, check_schema(function.parameters or {}, param))
 
 
-def _with_calls(
-    tools: Toolbox,
-    callables: list[CallableTool],
-    schema: str | None,
-    model: ServedModel,
-    thinking: Thinking,
-) -> str:
+def _with_calls(tools: Toolbox, schema: str | None, model: ServedModel, *, loosely: bool) -> str:
+    """The rule `answer`: calls of the tools that may be called, or (`schema`) JSON."""
     assert model.chat_template is not None
+    chosen = [f for f in tools.functions if not tools.named or f.name == tools.choice]
     answer = tool_answer(
         model.chat_template.tool_format,
-        callables,
+        [_callable(function, loosely=loosely) for function in chosen],
         model.tokenizer,
         must_call=tools.must_call or schema is not None,
         parallel=tools.parallel,
     )
-    if schema is not None and not tools.must_call:
-        calls = answer.replace("answer:", "calls_answer:", 1)
-        answer = "answer: json_answer | calls_answer\n" + calls + json_rule("json_answer", schema)
-    return grammar_of(answer, thinking, model.tokenizer)
+    if schema is None or tools.must_call:
+        return answer
+    calls = answer.replace("answer:", "calls_answer:", 1)
+    return "answer: json_answer | calls_answer\n" + calls + json_rule("json_answer", schema)

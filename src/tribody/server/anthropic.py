@@ -47,7 +47,7 @@ from tribody.server.generation import Generation
 from tribody.server.profiles import PROFILES
 from tribody.server.service import Service, decode_any, ignored_header, read_body
 from tribody.server.stream import event_frame
-from tribody.server.validation import check_fields, refuse_hopeless
+from tribody.server.validation import check_fields
 
 NO_INPUT = msgspec.Raw(b"{}")
 
@@ -98,12 +98,9 @@ def _counted(service: Service, body: bytes, caller: Principal) -> tuple[TokenCou
     found = _conversation(fields, caller)
     asked = chat_request(fields, found, service.models)
     served = service.models.find(asked.model)
-    model, limit = served.model, served.model.engine.info.max_context_tokens
     with own_words(WORDS, found.places):
-        text = chat.render(served, asked, caller.api.profile).text
-        refuse_hopeless(text, model.longest_token_bytes, limit, "messages")
-    count = len(model.tokenizer.encode(text, add_special_tokens=False))
-    return TokenCount(count), [*unknown, *found.ignored]
+        ids = chat.prompt_ids(served.model, chat.render(served, asked, caller.api.profile))
+    return TokenCount(len(ids)), [*unknown, *found.ignored]
 
 
 def _conversation(fields: CountTokensRequest, caller: Principal) -> Conversation:

@@ -77,10 +77,7 @@ def prepare(
     model, info = served.model, served.model.engine.info
     rendered = render(served, fields, caller.api.profile)
     _check_thinking(fields, rendered, profile)
-    validation.refuse_hopeless(
-        rendered.text, model.longest_token_bytes, info.max_context_tokens, "messages"
-    )
-    ids = model.tokenizer.encode(rendered.text, add_special_tokens=False)
+    ids = prompt_ids(model, rendered)
     max_tokens = _max_tokens(fields, profile, len(ids), info.max_context_tokens, rendered.thinks)
     sampling = validation.sampling_params(
         fields, vocab_size=info.vocab_size, max_tokens=max_tokens, num_logprobs=num_logprobs
@@ -155,6 +152,13 @@ def render(served: ServedName, fields: ChatRequest, profile: ProfileName) -> Ren
     opens = prompt_opens_thinking(text) or continues_thinking(messages)
     tool_format = template.tool_format if tools.may_call else None
     return Rendered(text, tools, tool_format, opens or (switch and wish is True), opens, ignored)
+
+
+def prompt_ids(model: ServedModel, rendered: Rendered) -> list[int]:
+    """Its tokens.  Raises: BadRequest if they can hardly fit, or for text that has none."""
+    most = model.engine.info.max_context_tokens
+    validation.refuse_hopeless(rendered.text, model.longest_token_bytes, most, "messages")
+    return model.tokenizer.encode(rendered.text, add_special_tokens=False)
 
 
 def _check_fields(fields: ChatRequest) -> int:

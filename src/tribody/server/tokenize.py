@@ -13,7 +13,7 @@ from starlette.responses import Response
 from tribody.core.errors import BadRequest
 from tribody.core.principal import Principal
 from tribody.server import chat, validation
-from tribody.server.models_table import ServedName
+from tribody.server.models_table import ServedModel, ServedName
 from tribody.server.service import Service, decode_any, ignored_header, read_body
 from tribody.server.types import ChatMessage, ChatRequest, ThinkingSwitch, Tool
 
@@ -53,23 +53,26 @@ def _tokenized(service: Service, body: bytes, caller: Principal) -> tuple[Tokeni
     model, limit = served.model, served.model.engine.info.max_context_tokens
     if (fields.prompt is None) == (fields.messages is None):
         raise BadRequest("Give either prompt or messages.", param="prompt")
-    if fields.prompt is not None:
-        text, param, special = fields.prompt, "prompt", fields.add_special_tokens is not False
+    if fields.prompt is None:
+        ids = _chat_ids(served, fields, caller)
     else:
-        text, param, special = _chat_prompt(served, fields, caller), "messages", False
-    validation.refuse_hopeless(text, model.longest_token_bytes, limit, param)
-    ids = model.tokenizer.encode(text, add_special_tokens=special)
-    spelled = [model.tokenizer.token_bytes(i).decode("utf-8", "replace") for i in ids]
+        validation.refuse_hopeless(fields.prompt, model.longest_token_bytes, limit, "prompt")
+        special = fields.add_special_tokens is not False
+        ids = model.tokenizer.encode(fields.prompt, add_special_tokens=special)
     made = Tokenized(
         count=len(ids),
         max_model_len=limit,
         tokens=ids,
-        token_strs=spelled if fields.return_token_strs else None,
+        token_strs=_spelled(model, ids) if fields.return_token_strs else None,
     )
     return made, ignored
 
 
-def _chat_prompt(served: ServedName, fields: TokenizeRequest, caller: Principal) -> str:
+def _spelled(model: ServedModel, ids: list[int]) -> list[str]:
+    return [model.tokenizer.token_bytes(i).decode("utf-8", "replace") for i in ids]
+
+
+def _chat_ids(served: ServedName, fields: TokenizeRequest, caller: Principal) -> list[int]:
     request = ChatRequest(
         model=fields.model,
         messages=fields.messages or [],
@@ -78,4 +81,4 @@ def _chat_prompt(served: ServedName, fields: TokenizeRequest, caller: Principal)
         reasoning_effort=fields.reasoning_effort,
         chat_template_kwargs=fields.chat_template_kwargs,
     )
-    return chat.render(served, request, caller.api.profile).text
+    return chat.prompt_ids(served.model, chat.render(served, request, caller.api.profile))

@@ -25,6 +25,8 @@ WHITE_SPACE = r" |\n(?: {0,32}|\t{1,8})"
 # Between two tokens of JSON, once: a space, or a new line and its indentation.  A model may write
 # white space for ever where a grammar lets it.
 
+ANY_OBJECT = '{"type":"object"}'  # as a schema's text
+
 THINK, END_OF_THINKING = "<think>", "</think>"
 
 _BEFORE = "LEAD: /[ \\t\\r\\n]{1,2}/\n"  # white space, which models like to begin an answer with
@@ -37,11 +39,6 @@ def json_rule(name: str, schema_text: str) -> str:
     options = {"whitespace_pattern": WHITE_SPACE, "lenient": False}
     schema["x-guidance"] = msgspec.Raw(msgspec.json.encode(options))
     return f"{name}: %json {msgspec.json.encode(schema).decode()}\n"
-
-
-def json_object_answer() -> str:
-    """Any JSON object."""
-    return json_rule("answer", '{"type":"object"}')
 
 
 def json_schema_answer(schema: Mapping[str, object], param: str) -> str:

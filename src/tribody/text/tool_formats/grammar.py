@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from tribody.core.errors import BadRequest
-from tribody.text.grammar import is_special, json_rule, literal, marker, text_until
+from tribody.text.grammar import ANY_OBJECT, is_special, json_rule, literal, marker, text_until
 from tribody.text.json_schema import subschemas
 from tribody.text.tokenizer import Tokenizer
 from tribody.text.tool_formats import dsml_calls, hermes_calls
@@ -27,8 +27,6 @@ from tribody.text.tool_formats.special_token_calls import (
     CALLS_END,
     SEPARATOR,
 )
-
-ANY_OBJECT = '{"type":"object"}'
 
 _DEFINITIONS = ("$defs", "$def", "definitions")
 _PLAIN_STRING = frozenset({"type", "title", "description", "default", "enum", "const"})
