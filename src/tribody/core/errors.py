@@ -8,7 +8,8 @@ TribodyError
 │   ├── BadModel            a checkpoint, a config.json, a GGUF or a tokenizer that cannot be used
 │   └── DownloadFailed      a model name that could not be fetched
 ├── Overloaded              no room now; try again later (HTTP 503 or 429)
-└── EngineFailed            the engine process died, hung or could not start
+├── EngineFailed            the engine process died, hung or could not start
+└── StorageFailed           the database could not be read or written
 
 `ShapeError` stands apart: it is a `ValueError` raised by the operators when one of *our* layers
 passes arrays that do not fit.  A user never reaches it.
@@ -67,6 +68,10 @@ class Overloaded(TribodyError):
 
 class EngineFailed(TribodyError):
     """The engine process died, hung or could not start."""
+
+
+class StorageFailed(TribodyError):
+    """The database could not be read or written; what was to be written is not there."""
 
 
 class ShapeError(ValueError):
