@@ -5,6 +5,8 @@ TribodyError
 │   ├── BadRequest          one API request (carries the HTTP status, the parameter and a code)
 │   │   └── BadValue        a parameter of the wrong type or out of its range
 │   ├── BadConfig           an option, an environment variable or a configuration file
+│   │   ├── BadTariff       a price list, or the calendar that it names
+│   │   └── NoPrice         the price list says nothing about a request
 │   ├── BadModel            a checkpoint, a config.json, a GGUF or a tokenizer that cannot be used
 │   └── DownloadFailed      a model name that could not be fetched
 ├── Overloaded              no room now; try again later (HTTP 503 or 429)
@@ -52,6 +54,14 @@ class BadValue(BadRequest):
 
 class BadConfig(BadInput):
     """An option, environment variable or configuration file has a value that cannot be used."""
+
+
+class BadTariff(BadConfig):
+    """A price list, or a calendar that it names, is malformed or contradicts itself."""
+
+
+class NoPrice(BadConfig):
+    """The price list has no price for a request; it is refused, never served for nothing."""
 
 
 class BadModel(BadInput):
