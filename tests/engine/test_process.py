@@ -30,8 +30,13 @@ PATIENCE = Patience(silence_seconds=60, restart_seconds=0.0)
 
 
 def config(folder: Path, **more: object) -> EngineConfig:
-    settings = {"weight_format": "float32", "kv_format": "float32", "num_threads": 1} | more
-    return EngineConfig(model_path=str(folder), kv_budget_bytes=1 << 24, **settings)  # type: ignore[arg-type]
+    settings = {
+        "weight_format": "float32",
+        "kv_format": "float32",
+        "num_threads": 1,
+        "kv_budget_bytes": 1 << 24,
+    } | more
+    return EngineConfig(model_path=str(folder), **settings)  # type: ignore[arg-type]
 
 
 def request(index: int, max_tokens: int, **sampling: object) -> Request:

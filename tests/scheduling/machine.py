@@ -45,6 +45,7 @@ class Machine:
         self.size = scheduler.config.page_size
         self.pages: dict[int, dict[int, int]] = {}  # page -> offset -> token written there
         self.trace: list[tuple[object, ...]] = []
+        self.drawn: set[str] = set()  # requests whose prompt was computed to its end
 
     def step(self) -> list[Event]:
         plan = self.scheduler.plan()
@@ -63,6 +64,7 @@ class Machine:
         stops: dict[tuple[str, int], int] = {}
         for chunk in plan.chunks:
             drawn = self.draw(chunk)
+            self.drawn.update(slot.request_id for slot in chunk.samples)
             self.look_for_stops(chunk, drawn, stops)
             result.tokens += drawn
             if plan.draft_passes and self.guess is not None and chunk.samples:
@@ -152,6 +154,7 @@ def live(machine: Machine, rng: random.Random, num_steps: int) -> None:
     alive: dict[str, Request] = {}
     got: dict[tuple[str, int], list[int]] = {}
     waited: dict[str, int] = {}
+    num_counted = 0  # tokens, by the usage of all that ended
     stems = [[rng.randrange(40) for _ in range(20)] for _ in range(3)]
     for step in range(num_steps):
         if rng.random() < 0.3 and len(alive) < 20:
@@ -193,6 +196,9 @@ def live(machine: Machine, rng: random.Random, num_steps: int) -> None:
                 assert event.usage.completion_tokens == counted
                 assert event.usage.prompt_tokens == len(done.prompt_token_ids)
                 assert 0 <= event.usage.cached_tokens < len(done.prompt_token_ids)
+                was_drawn = done.id in machine.drawn or done.resumed_cached_tokens is not None
+                assert event.usage.prefilled == was_drawn
+                num_counted += counted - sum(map(len, done.resumed))
         for rid in alive:
             waited[rid] += 1
             assert waited[rid] < 1500, f"{rid} starved"
@@ -200,6 +206,8 @@ def live(machine: Machine, rng: random.Random, num_steps: int) -> None:
     while alive:
         for event in machine.step():
             if event.usage is not None:
-                alive.pop(event.request_id)
+                done = alive.pop(event.request_id)
+                num_counted += event.usage.completion_tokens - sum(map(len, done.resumed))
         scheduler.check()
     assert scheduler.memory.pool.num_used == 0
+    assert scheduler.stats().generated_tokens == num_counted

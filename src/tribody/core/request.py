@@ -90,12 +90,14 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
     """Token counts of one request, from the scheduler's own books (never from re-tokenizing).
 
     `cached_tokens` of the `prompt_tokens` came from the prefix cache; `completion_tokens` are
-    summed over all choices.
+    summed over all choices.  Not `prefilled`: the request ended before its prompt was computed to
+    the end, and nothing of it counts.
     """
 
     prompt_tokens: int
     cached_tokens: int
     completion_tokens: int
+    prefilled: bool = True
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True):

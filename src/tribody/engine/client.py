@@ -14,16 +14,15 @@ import logging
 import socket
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
-
-import msgspec
 
 from tribody.core.config import EngineConfig
 from tribody.core.engine_info import EngineInfo, EngineStats
 from tribody.core.errors import BadInput, BadModel, BadRequest, EngineFailed, Overloaded
 from tribody.core.request import Event, Request
 from tribody.engine import protocol
+from tribody.engine.event_stream import Active, EventStream
 
 log = logging.getLogger(__name__)
 
@@ -42,65 +41,6 @@ class Patience:
     watch_seconds: float = 0.5
 
 
-@dataclass
-class _Active:
-    """One unfinished request and all that is needed to resume it."""
-
-    request: Request
-    inbox: asyncio.Queue[Event | Exception] = field(default_factory=asyncio.Queue)
-    generated: list[list[int]] = field(default_factory=list)
-    finished: set[int] = field(default_factory=set)
-    cached_tokens: int | None = None
-    resumes: int = 0
-
-    def take(self, event: Event) -> None:
-        self.generated[event.choice] += event.token_ids
-        if event.cached_tokens is not None:
-            self.cached_tokens = event.cached_tokens
-        if event.finish_reason is not None:
-            self.finished.add(event.choice)
-        self.inbox.put_nowait(event)
-
-    def resumed(self) -> Request:
-        return msgspec.structs.replace(
-            self.request,
-            resumed=tuple(tuple(tokens) for tokens in self.generated),
-            finished=tuple(sorted(self.finished)),
-            resumed_cached_tokens=self.cached_tokens,
-        )
-
-
-class EventStream:
-    """The events of one request, in order, as an asynchronous iterator.
-
-    It ends after the event with the usage.  `aclose` before that aborts the request, also when
-    nothing was read yet (which is why this is no generator: one that never started has no
-    `finally`).
-    """
-
-    def __init__(self, client: EngineClient, active: _Active) -> None:
-        self._client = client
-        self._active = active
-        self._ended = False
-
-    def __aiter__(self) -> EventStream:
-        return self
-
-    async def __anext__(self) -> Event:
-        if self._ended:
-            raise StopAsyncIteration
-        item = await self._active.inbox.get()
-        if isinstance(item, Exception):
-            self._ended = True
-            raise item
-        self._ended = item.usage is not None
-        return item
-
-    async def aclose(self) -> None:
-        self._ended = True
-        self._client.drop(self._active.request.id)
-
-
 class EngineClient:
     """Make one with `await EngineClient.start(config)`; end it with `await client.close(...)`.
 
@@ -111,7 +51,7 @@ class EngineClient:
         self._config = config
         self._patience = patience
         self._progress = progress
-        self._active: dict[str, _Active] = {}
+        self._active: dict[str, Active] = {}
         self._process: asyncio.subprocess.Process | None = None
         self._writer: asyncio.StreamWriter | None = None
         self._heard = 0.0
@@ -193,7 +133,8 @@ class EngineClient:
     # ---- requests
 
     def submit(self, request: Request) -> EventStream:
-        """Send a request; iterate over its events.  Closing the stream early aborts it.
+        """Send a request; iterate over its events.  It counts as unfinished until its last event
+        has come, or the stream is closed.
 
         Raises at once: EngineFailed when the engine is down for good, Overloaded when the queue
         is full.  Raises at the first step of the iteration: BadRequest when it cannot run.
@@ -205,20 +146,40 @@ class EngineClient:
             raise Overloaded(f"{limit} requests are under way, the most that may; try again later")
         if request.id in self._active:
             raise BadRequest(f"request id {request.id} is already in use")
-        active = _Active(request, generated=[[] for _ in range(request.n)])
+        active = Active(request, generated=[[] for _ in range(request.n)])
         self._active[request.id] = active
         self._idle.clear()
         self._send(protocol.Submit(request))
-        return EventStream(self, active)
+        return EventStream(active, self._abort, self._drop)
 
-    def drop(self, request_id: str) -> None:
+    def _abort(self, active: Active) -> None:
+        """End a request early if it has not ended; without an engine that knows it, at once."""
+        if active.is_aborting or not self._is_unfinished(active):
+            return
+        active.is_aborting = True
+        if self.ready:
+            self._send(protocol.Abort(active.request.id))
+        else:
+            self._end(active, EngineFailed("the engine is down"))
+
+    def _drop(self, active: Active) -> None:
         """Nobody listens to this request any more: abort it if it has not ended."""
-        if request_id in self._active:
-            self._forget(request_id)
-            self._send(protocol.Abort(request_id))
+        if self._is_unfinished(active):
+            self._forget(active)
+            if not active.is_aborting:
+                self._send(protocol.Abort(active.request.id))
 
-    def _forget(self, request_id: str) -> None:
-        self._active.pop(request_id, None)
+    def _is_unfinished(self, active: Active) -> bool:
+        """An id may be used again when its request is over."""
+        return self._active.get(active.request.id) is active
+
+    def _end(self, active: Active, problem: Exception) -> None:
+        """No engine will: see `Active.end`."""
+        active.end(problem)
+        self._forget(active)
+
+    def _forget(self, active: Active) -> None:
+        del self._active[active.request.id]
         if not self._active:
             self._idle.set()
 
@@ -232,7 +193,7 @@ class EngineClient:
         self._closing = True
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._idle.wait(), drain_seconds)
-        self._fail_active(EngineFailed("the server is shutting down"))
+        self._end_all(EngineFailed("the server is shutting down"))
         if self._keeper is not None:
             self._keeper.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -256,6 +217,7 @@ class EngineClient:
                 log.error("event=engine_down reason=%s", str(problem).replace("\n", " "))
             failed_starts = 0 if self.ready else failed_starts + 1
             self.ready = False
+            self._end_all(EngineFailed("the engine died"), only_aborting=True)
             await self._end_process()
             if failed_starts >= self._patience.max_failed_starts:
                 reason = f"the engine process did not come up {failed_starts} times in a row"
@@ -268,17 +230,17 @@ class EngineClient:
     def _give_up(self, problem: Exception) -> None:
         self._failure = str(problem)
         self.ready = False
-        self._fail_active(EngineFailed(self._failure))
+        self._end_all(EngineFailed(self._failure))
         stages: tuple[asyncio.Future[Any], ...] = (self._told, self._opened, self._started)
         for stage in stages:
             if not stage.done():
                 stage.set_exception(problem)
                 stage.exception()  # seen: not every stage has somebody who waits for it
 
-    def _fail_active(self, problem: Exception) -> None:
+    def _end_all(self, problem: Exception, *, only_aborting: bool = False) -> None:
         for active in list(self._active.values()):
-            active.inbox.put_nowait(problem)
-            self._forget(active.request.id)
+            if active.is_aborting or not only_aborting:
+                self._end(active, problem)
 
     async def _run_once(self) -> None:
         """Start a process and listen to it until it ends.  Raises EngineFailed or BadInput."""
@@ -356,18 +318,17 @@ class EngineClient:
             active.resumes += self.restarts > 0
             if active.resumes > self._patience.max_resumes:
                 reason = f"the engine failed {active.resumes} times while it ran this request"
-                active.inbox.put_nowait(EngineFailed(reason))
-                self._forget(active.request.id)
+                self._end(active, EngineFailed(reason))
             else:
                 self._send(protocol.Submit(active.resumed()))
 
     def _pass_on(self, event: Event) -> None:
         active = self._active.get(event.request_id)
         if active is None:
-            return  # aborted a moment ago
+            return  # closed a moment ago
         active.take(event)
         if event.usage is not None:
-            self._forget(event.request_id)
+            self._forget(active)
 
     def _refuse(self, refused: protocol.Refused) -> None:
         active = self._active.get(refused.request_id)
@@ -381,7 +342,7 @@ class EngineClient:
             )
         )
         active.inbox.put_nowait(problem)
-        self._forget(refused.request_id)
+        self._forget(active)
 
     async def _end_process(self) -> None:
         process, writer = self._process, self._writer

@@ -37,6 +37,7 @@ def event_of(job: Job, choice: int, taken: Taken) -> Event:
             prompt_tokens=len(job.request.prompt_token_ids),
             cached_tokens=job.cached_tokens or 0,
             completion_tokens=job.completion_tokens,
+            prefilled=job.prefilled,
         )
     cached = None if job.announced else job.cached_tokens
     job.announced = job.announced or cached is not None

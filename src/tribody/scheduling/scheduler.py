@@ -79,6 +79,7 @@ class Scheduler:
         job = Job(request, self._num_arrivals, completion_tokens=sum(map(len, request.resumed)))
         if request.resumed_cached_tokens is not None:
             job.cached_tokens, job.announced = request.resumed_cached_tokens, True
+            job.prefilled = True  # or there had been no first event
         choices = [c for c in range(request.n) if c not in request.finished]
         job.live.update(choices)
         self._jobs[request.id] = job
@@ -323,6 +324,7 @@ class Scheduler:
         assert sequence.table is not None
         num_known = len(chunk.token_ids) - chunk.num_drafts
         sequence.num_computed += num_known + max(0, num_taken - 1)
+        sequence.job.prefilled |= sequence.num_computed >= len(sequence.prompt)
         if self.memory.has_new_pages(sequence.table, sequence.num_computed):
             known, num_prompt = sequence.tokens(0, sequence.num_computed), len(sequence.prompt)
             self.memory.commit(sequence.table, known, sequence.num_computed, num_prompt)

@@ -19,6 +19,7 @@ class Job:
     arrival: int
     cached_tokens: int | None = None  # set when the prompt is first admitted
     announced: bool = False  # the first event has been sent
+    prefilled: bool = False  # the prompt has been computed to its end, once
     completion_tokens: int = 0
     live: set[int] = field(default_factory=set)  # choices without a finish reason
 
