@@ -152,7 +152,59 @@ LEDGER_STATE = Step(
     ),
 )
 
-STEPS: tuple[Step, ...] = (REVISION, LEDGER, LEDGER_STATE)
+# Who there is.  `limits`, `models` and `routes` are JSON.
+TENANCY = Step(
+    "tenancy",
+    (
+        """CREATE TABLE tenants (
+            id TEXT PRIMARY KEY,
+            name TEXT NOT NULL,
+            currency TEXT NOT NULL,
+            weight INTEGER NOT NULL,
+            slo TEXT NOT NULL,
+            limits TEXT NOT NULL,
+            credit_micro INTEGER NOT NULL,
+            is_paused INTEGER NOT NULL,
+            api TEXT NOT NULL,
+            created_ms INTEGER NOT NULL
+        ) STRICT, WITHOUT ROWID""",
+        """CREATE TABLE users (
+            id TEXT NOT NULL,
+            tenant_id TEXT NOT NULL,
+            name TEXT NOT NULL,
+            created_ms INTEGER NOT NULL,
+            PRIMARY KEY (tenant_id, id)
+        ) STRICT, WITHOUT ROWID""",
+        """CREATE TABLE api_keys (
+            id TEXT PRIMARY KEY,
+            tenant_id TEXT NOT NULL,
+            user_id TEXT NOT NULL,
+            name TEXT NOT NULL,
+            digest TEXT NOT NULL UNIQUE,
+            shown TEXT NOT NULL,
+            models TEXT,
+            routes TEXT,
+            limits TEXT NOT NULL,
+            api TEXT NOT NULL,
+            is_paused INTEGER NOT NULL,
+            created_ms INTEGER NOT NULL,
+            expires_ms INTEGER,
+            revoked_ms INTEGER
+        ) STRICT, WITHOUT ROWID""",
+        """CREATE TABLE changes (
+            number INTEGER PRIMARY KEY,
+            at_ms INTEGER NOT NULL,
+            who TEXT NOT NULL,
+            what TEXT NOT NULL,
+            subject TEXT NOT NULL,
+            detail TEXT NOT NULL
+        ) STRICT""",
+        "CREATE TABLE secret_used (fingerprint TEXT PRIMARY KEY) STRICT, WITHOUT ROWID",
+    ),
+    append_only=("changes", "secret_used"),
+)
+
+STEPS: tuple[Step, ...] = (REVISION, LEDGER, LEDGER_STATE, TENANCY)
 
 
 def migrate(database: Database) -> None:
