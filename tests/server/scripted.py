@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+import msgspec
 import openai
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers
@@ -95,6 +96,78 @@ class Held:
         self.loop.call_soon_threadsafe(self.gate.set)
 
 
+class ScriptedStream:
+    """The events of one request, as `engine.client.EventStream` has them."""
+
+    def __init__(self, engine: ScriptedEngine, request: Request) -> None:
+        self._engine = engine
+        self._request = request
+        self._events = engine.events(request)
+        self._abort = asyncio.Event()
+        self._ended = False
+        self._known = Usage(
+            prompt_tokens=len(request.prompt_token_ids),
+            cached_tokens=0,
+            completion_tokens=0,
+            prefilled=False,
+        )
+
+    def __aiter__(self) -> ScriptedStream:
+        return self
+
+    async def __anext__(self) -> Event:
+        if self._ended:
+            raise StopAsyncIteration
+        step = asyncio.ensure_future(anext(self._events))
+        aborted = asyncio.ensure_future(self._abort.wait())
+        try:
+            await asyncio.wait({step, aborted}, return_when=asyncio.FIRST_COMPLETED)
+            event = step.result() if step.done() else self._aborted()
+        except BaseException:
+            self._end(aborted=True)
+            raise
+        finally:
+            step.cancel()
+            aborted.cancel()
+            await asyncio.gather(step, aborted, return_exceptions=True)
+        if event.usage is None:
+            told = len(event.token_ids)
+            self._known = msgspec.structs.replace(
+                self._known,
+                cached_tokens=event.cached_tokens or self._known.cached_tokens,
+                completion_tokens=self._known.completion_tokens + told,
+                prefilled=self._known.prefilled or told > 0,
+            )
+        else:
+            self._known = event.usage
+            self._end(aborted=event.finish_reason == "abort")
+        return event
+
+    def _aborted(self) -> Event:
+        return Event(
+            request_id=self._request.id,
+            choice=0,
+            token_ids=[],
+            finish_reason="abort",
+            usage=self._known,
+        )
+
+    def _end(self, *, aborted: bool) -> None:
+        if not self._ended:
+            self._ended = True
+            self._engine.ended(self._request, aborted=aborted)
+
+    def abort(self) -> None:
+        self._abort.set()
+
+    async def aclose(self) -> None:
+        self._end(aborted=True)
+        await self._events.aclose()
+
+    def known(self) -> Usage:
+        return self._known
+
+
 class ScriptedEngine:
     """See the module's docstring.  Attributes are the test's levers; set them between requests."""
 
@@ -138,26 +211,20 @@ class ScriptedEngine:
         self.abort_seen = threading.Event()
         self._known: set[tuple[str, tuple[int, ...]]] = set()
 
-    def submit(self, request: Request) -> AsyncGenerator[Event, None]:
+    def submit(self, request: Request) -> ScriptedStream:
         self.submitted.append(request)
         if self.refuse is not None:
             raise self.refuse
         self._active[request.id] = asyncio.Event()
-        return self._run(request)
+        return ScriptedStream(self, request)
 
-    async def _run(self, request: Request) -> AsyncGenerator[Event, None]:
-        finished = False
-        try:
-            async for event in self._events(request):
-                finished = event.usage is not None
-                yield event
-        finally:
-            del self._active[request.id]
-            if not finished:
-                self.aborted.append(request.id)
-                self.abort_seen.set()
+    def ended(self, request: Request, *, aborted: bool) -> None:
+        self._active.pop(request.id, None)
+        if aborted:
+            self.aborted.append(request.id)
+            self.abort_seen.set()
 
-    async def _events(self, request: Request) -> AsyncGenerator[Event, None]:
+    async def events(self, request: Request) -> AsyncGenerator[Event, None]:
         if request.pooling != "none":
             yield await self._embedding(request)
             return

@@ -228,15 +228,17 @@ class Batch:
             defaults.pop("thinking", None)  # a text is only continued; that field says the same
         fields = {**defaults, **job.line, "model": model, "stream": b"false"}
         body = msgspec.json.encode({name: msgspec.Raw(raw) for name, raw in fields.items()})
-        started, caller = service.clock.now(), service.local_caller()
+        caller = service.local_caller()
         try:
             if "messages" in job.line:
+                call = service.new_call("local", caller, "chat")
                 chat = await service.off_loop(openai_chat.prepare, service, body, caller)
                 refuse_ignored(chat.ignored)
-                whole = await openai_chat.answer(service, chat, started)
+                whole = await openai_chat.answer(service, chat, call)
                 return Answer(id=job.id, text=whole.choices[0].message.content, response=whole)
+            call = service.new_call("local", caller, "completions")
             raw = await service.off_loop(openai_completions.prepare, service, body, caller)
-            completion = await openai_completions.answer(service, raw, started)
+            completion = await openai_completions.answer(service, raw, call)
             return Answer(id=job.id, text=completion.choices[0].text, response=completion)
         except BadRequest as error:
             return Answer(id=job.id, error=error_for(error).detail)

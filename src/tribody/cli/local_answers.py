@@ -66,10 +66,10 @@ class LocalAnswers:
 
     async def _run(self, body: bytes, pieces: queue.SimpleQueue[Text | None]) -> None:
         service = self._service
-        started = service.clock.now()
-        work = await service.off_loop(openai_chat.prepare, service, body, service.local_caller())
+        call = service.new_call("local", service.local_caller(), "chat")
+        work = await service.off_loop(openai_chat.prepare, service, body, call.caller)
         refuse_ignored(work.ignored)
-        async with generation_for(service, work, started) as generation:
+        async with generation_for(service, work, call) as generation:
             async for piece in generation.pieces():
                 if piece is not None and piece.text:
                     pieces.put(Text(piece.section, piece.text))

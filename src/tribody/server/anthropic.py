@@ -40,6 +40,7 @@ from tribody.server.anthropic_types import (
     TokenCount,
     ToolUseBlock,
 )
+from tribody.server.call import Call
 from tribody.server.chat import ChatWork, generation_for
 from tribody.server.endpoint import respond
 from tribody.server.errors import HttpError, own_words, reworded
@@ -97,7 +98,7 @@ def _counted(service: Service, body: bytes, caller: Principal) -> tuple[TokenCou
     fields, unknown = decode_any(body, CountTokensRequest)
     found = _conversation(fields, caller)
     asked = chat_request(fields, found, service.models)
-    served = service.models.find(asked.model)
+    served = service.find_model(asked.model, caller)
     with own_words(WORDS, found.places):
         ids = chat.prompt_ids(served.model, chat.render(served, asked, caller.api.profile))
     return TokenCount(len(ids)), [*unknown, *found.ignored]
@@ -111,9 +112,9 @@ def _conversation(fields: CountTokensRequest, caller: Principal) -> Conversation
 # --- a whole answer --------------------------------------------------------------------------
 
 
-async def answer(service: Service, work: ChatWork, started: float) -> MessageAnswer:
+async def answer(service: Service, work: ChatWork, call: Call) -> MessageAnswer:
     """Run `work` to its end."""
-    generation = generation_for(service, work, started)
+    generation = generation_for(service, work, call)
     items = await whole(generation)
     message_id = _message_id(work)
     return _message(
@@ -185,9 +186,9 @@ def _usage(generation: Generation) -> AnthropicUsage:
 # --- a streamed answer -----------------------------------------------------------------------
 
 
-async def _stream(service: Service, work: ChatWork, started: float) -> AsyncGenerator[bytes, None]:
+async def _stream(service: Service, work: ChatWork, call: Call) -> AsyncGenerator[bytes, None]:
     """Frames of the answer; a ping after every silence, so that no proxy cuts a long thought."""
-    generation = generation_for(service, work, started)
+    generation = generation_for(service, work, call)
     items = AnswerItems()
     signature = _message_id(work)
     opened = False

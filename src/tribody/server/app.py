@@ -28,7 +28,15 @@ from tribody.server.auth import ANTHROPIC, OPEN_PATHS, authenticate
 from tribody.server.errors import HttpError, NoRoute, error_for
 from tribody.server.offline import Offline
 from tribody.server.openapi import openapi
-from tribody.server.routes import GENERATING, OPENAPI_PATH, ROUTES, Endpoint, label
+from tribody.server.routes import (
+    GENERATING,
+    OPENAPI_PATH,
+    ROUTES,
+    Endpoint,
+    check_scope,
+    label,
+    scope_of,
+)
 from tribody.server.service import Service
 from tribody.server.stream import ClientGone
 
@@ -114,13 +122,14 @@ class RequestBoundary:
         request_id = uuid.uuid4().hex
         started = self.service.clock.now()
         scope.setdefault("state", {})["request_id"] = request_id
-        sent = _Sent()
+        sent, told = _Sent(), dict[str, str]()
         spoken = _Spoken(self.service.api.errors, scope["path"].startswith(ANTHROPIC))
 
         async def send_named(message: Message) -> None:
             if message["type"] == "http.response.start":
                 sent.status = message["status"]
                 headers = [*message.get("headers", ()), (b"x-request-id", request_id.encode())]
+                headers += [(k.encode(), v.encode()) for k, v in told.items()]
                 message = {**message, "headers": headers}
             await send(message)
 
@@ -130,7 +139,11 @@ class RequestBoundary:
                 caller = authenticate(scope["headers"], self.service.keys, self.service.api, path)
                 spoken.style = caller.api.errors
                 scope["state"]["principal"] = caller
+                check_scope(caller, path)
             generates = caller is not None and path in GENERATING
+            if caller is not None and generates:
+                call = self.service.new_call(request_id, caller, scope_of(path))
+                scope["state"]["call"], told = call, call.headers
             with self.service.admitted(caller) if caller and generates else nullcontext():
                 await self.app(scope, receive, send_named)
         except (ClientGone, ClientDisconnect):  # while it was answered; while it was read

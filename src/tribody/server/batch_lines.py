@@ -21,6 +21,7 @@ from tribody.server.batch_types import (
     RequestLine,
     Streamed,
 )
+from tribody.server.call import Call
 from tribody.server.data_folder import new_id
 from tribody.server.errors import GenerationFailed, error_for
 from tribody.server.service import Service
@@ -31,16 +32,16 @@ RETRY_SECONDS = 2.0  # until a line that found no room, or no engine, is tried a
 MOST_ENGINE_FAILURES = 3  # of one line, which may be what they come from
 
 W = TypeVar("W")
-Answer = Callable[[Service, bytes, Principal], Coroutine[None, None, msgspec.Struct]]
+Answer = Callable[[Service, bytes, Call], Coroutine[None, None, msgspec.Struct]]
 
 
 def _endpoint(
     prepare: Callable[[Service, bytes, Principal], W],
-    answer: Callable[[Service, W, float], Coroutine[None, None, msgspec.Struct]],
+    answer: Callable[[Service, W, Call], Coroutine[None, None, msgspec.Struct]],
 ) -> Answer:
-    async def answered(service: Service, body: bytes, caller: Principal) -> msgspec.Struct:
-        work = await service.off_loop(prepare, service, body, caller)
-        return await answer(service, work, service.clock.now())
+    async def answered(service: Service, body: bytes, call: Call) -> msgspec.Struct:
+        work = await service.off_loop(prepare, service, body, call.caller)
+        return await answer(service, work, call)
 
     return answered
 
@@ -51,6 +52,12 @@ ENDPOINTS: dict[str, Answer] = {
     "/v1/embeddings": _endpoint(embeddings.prepare, embeddings.answer),
     "/v1/responses": _endpoint(responses.prepare, responses.answer),
 }
+SCOPE_OF = {
+    "/v1/chat/completions": "chat",
+    "/v1/completions": "completions",
+    "/v1/embeddings": "embeddings",
+    "/v1/responses": "responses",
+}  # as in the table of routes, which is above this
 # What a line may ask for.  The requests are the same as over HTTP, and so are the answers.
 
 
@@ -123,7 +130,8 @@ async def answer_line(service: Service, line: RequestLine, caller: Principal) ->
     request_id, failures = new_id(""), 0
     while True:
         try:
-            made = await ENDPOINTS[line.url](service, bytes(line.body), caller)
+            call = service.new_call(request_id, caller, SCOPE_OF[line.url], is_batch=True)
+            made = await ENDPOINTS[line.url](service, bytes(line.body), call)
             status, body = 200, msgspec.json.encode(made)
             break
         except Overloaded:

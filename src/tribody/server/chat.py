@@ -16,6 +16,7 @@ from tribody.core.principal import Principal
 from tribody.core.request import SamplingParams, Thinking
 from tribody.server import thinking, validation
 from tribody.server.answer_grammar import answer_grammar
+from tribody.server.call import Call
 from tribody.server.generation import Generation, Prompt
 from tribody.server.messages import template_messages
 from tribody.server.models_table import ServedModel, ServedName
@@ -59,9 +60,9 @@ class Rendered:
     without_effect: list[str]
 
 
-def generation_for(service: Service, work: ChatWork, started: float) -> Generation:
-    """The generation that `work` asks for; `started` is when it arrived, by the service's clock."""
-    return Generation(work.model, [work.prompt], service.metrics, service.clock, started)
+def generation_for(service: Service, work: ChatWork, call: Call) -> Generation:
+    """The generation that `work` asks for."""
+    return Generation(service, work.model, [work.prompt], call)
 
 
 def prepare(
@@ -73,7 +74,7 @@ def prepare(
     """
     profile = PROFILES[caller.api.profile]
     num_logprobs = _check_fields(fields)
-    served = service.models.find(fields.model)
+    served = service.find_model(fields.model, caller)
     model, info = served.model, served.model.engine.info
     rendered = render(served, fields, caller.api.profile)
     _check_thinking(fields, rendered, profile)

@@ -20,12 +20,16 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
 from tribody.core.errors import BadRequest, EngineFailed
+from tribody.core.metering import Counts, Outcome
 from tribody.core.principal import Principal
 from tribody.core.request import Request, SamplingParams
 from tribody.server import limits, validation
+from tribody.server.call import Call
 from tribody.server.endpoint import plain
 from tribody.server.errors import GenerationFailed
-from tribody.server.models_table import ServedModel
+from tribody.server.generation import ABORT_SECONDS, outcome_of
+from tribody.server.metering import Bill, Demand
+from tribody.server.models_table import Events, ServedModel
 from tribody.server.service import Service, decode_any, ignored_header, read_body
 
 logger = logging.getLogger(__name__)
@@ -79,17 +83,17 @@ class EmbeddingWork:
 async def embeddings(http: HttpRequest) -> Response:
     """The endpoint."""
     service: Service = http.app.state.service
-    started = service.clock.now()
+    call: Call = http.state.call
     body = await read_body(http)
-    work = await service.off_loop(prepare, service, body, http.state.principal)
-    return await plain(http, answer(service, work, started), ignored_header(work.ignored))
+    work = await service.off_loop(prepare, service, body, call.caller)
+    return await plain(http, answer(service, work, call), ignored_header(work.ignored))
 
 
 def prepare(service: Service, body: bytes, caller: Principal) -> EmbeddingWork:
     """Decode, check and tokenize; runs in a text thread.  Raises: BadRequest."""
     fields, ignored = decode_any(body, EmbeddingRequest)
     validation.check_users(fields)
-    model = service.models.find(fields.model).model
+    model = service.find_model(fields.model, caller).model
     size = model.engine.info.hidden_size
     if fields.dimensions not in (None, size):
         raise BadRequest(
@@ -136,54 +140,101 @@ def _token_ids(given: str | list[int], model: ServedModel) -> list[int]:
     return ids
 
 
-async def answer(service: Service, work: EmbeddingWork, started: float) -> EmbeddingList:
-    """Run `work` to its end.  Raises: what the engine raises, for the first input that fails."""
-    model, metrics, count = work.model, service.metrics, len(work.requests)
-    metrics.prompt_tokens(model.model_id, sum(len(r.prompt_token_ids) for r in work.requests))
-    places = asyncio.Semaphore(AT_ONCE)
-
-    async def vector(request: Request) -> bytes:
-        async with places:
-            return await _embedding(model, request)
-
-    tasks = [asyncio.create_task(vector(request)) for request in work.requests]
-    outcome = "abort"
-    try:
-        vectors = await asyncio.gather(*tasks)
-        outcome = "stop"
-    except EngineFailed:
-        outcome = "error"
-        raise
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        metrics.finished(model.model_id, outcome, count)
-        metrics.request_seconds(model.model_id, service.clock.now() - started)
+async def answer(service: Service, work: EmbeddingWork, call: Call) -> EmbeddingList:
+    """Run `work` to its end.  Raises: what the engine raises, for the first input that fails;
+    what `Service.admit` raises."""
+    running = _Running(service, work, call)
+    vectors = await running.vectors()
     num_tokens = sum(len(request.prompt_token_ids) for request in work.requests)
     return EmbeddingList(
         data=[
             Embedding(index=i, embedding=_encoded(found, work.encoding))
             for i, found in enumerate(vectors)
         ],
-        model=model.model_id,
+        model=work.model.model_id,
         usage=EmbeddingUsage(num_tokens, num_tokens),
     )
 
 
-async def _embedding(model: ServedModel, request: Request) -> bytes:
-    async with aclosing(model.engine.submit(request)) as events:
-        async for event in events:
-            if event.embedding is not None:
-                return event.embedding
-            if event.finish_reason is not None:
-                logger.error(
-                    "event=generation_failed request_id=%s reason=%s error=%s",
-                    event.request_id,
-                    event.finish_reason,
-                    event.error,
-                )
-                raise GenerationFailed(event.error or "unknown")
+class _Running:
+    """The engine's requests of one answer, from admission until what they used is settled."""
+
+    def __init__(self, service: Service, work: EmbeddingWork, call: Call) -> None:
+        self._service = service
+        self._work = work
+        self._call = call
+        self._places = asyncio.Semaphore(AT_ONCE)
+        self._streams: list[Events] = []
+        self._cut = False
+
+    async def vectors(self) -> list[bytes]:
+        bill = await self._service.admit(self._demand())
+        model, metrics = self._work.model, self._service.metrics
+        metrics.prompt_tokens(model.model_id, self._demand().prompt_tokens)
+        tasks = [asyncio.create_task(self._vector(request)) for request in self._work.requests]
+        outcome: Outcome = "disconnect"
+        try:
+            vectors = await asyncio.gather(*tasks)
+            outcome = "finished"
+        except Exception as failure:
+            outcome = outcome_of(failure, draining=self._service.draining)
+            raise
+        finally:
+            await self._service.to_the_end(self._end(tasks, bill, outcome))
+        return vectors
+
+    def _demand(self) -> Demand:
+        lengths = [len(request.prompt_token_ids) for request in self._work.requests]
+        return Demand(
+            call=self._call,
+            model_id=self._work.model.model_id,
+            prompt_tokens=sum(lengths),
+            longest_prompt=max(lengths),
+            completion_tokens=0,
+        )
+
+    async def _end(self, tasks: list[asyncio.Task[bytes]], bill: Bill, outcome: Outcome) -> None:
+        """Abort what runs, wait until the engine has said how far it came, settle."""
+        self._cut = True
+        for stream in self._streams:
+            stream.abort()
+        await asyncio.wait(tasks, timeout=ABORT_SECONDS)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        model_id, metrics = self._work.model.model_id, self._service.metrics
+        reason = {"finished": "stop", "disconnect": "abort"}.get(outcome, "error")
+        metrics.finished(model_id, reason, len(tasks))
+        metrics.request_seconds(model_id, self._service.clock.now() - self._call.started)
+        usages = [usage for stream in self._streams if (usage := stream.known()).prefilled]
+        counts = Counts(
+            prompt_tokens=sum(usage.prompt_tokens for usage in usages),
+            cached_tokens=sum(usage.cached_tokens for usage in usages),
+        )
+        await bill.settle(counts, outcome)
+
+    async def _vector(self, request: Request) -> bytes:
+        async with self._places:
+            if self._cut:
+                raise asyncio.CancelledError
+            stream = self._work.model.engine.submit(request)
+            self._streams.append(stream)
+            async with aclosing(stream):
+                return await _embedding(stream)
+
+
+async def _embedding(stream: Events) -> bytes:
+    async for event in stream:
+        if event.embedding is not None:
+            return event.embedding
+        if event.finish_reason is not None:
+            logger.error(
+                "event=generation_failed request_id=%s reason=%s error=%s",
+                event.request_id,
+                event.finish_reason,
+                event.error,
+            )
+            raise GenerationFailed(event.error or "unknown")
     raise EngineFailed("the engine ended a request without its embedding")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Coroutine
+from dataclasses import replace
 from typing import Protocol, TypeVar
 
 import msgspec
@@ -11,6 +12,7 @@ from starlette.responses import Response
 
 from tribody.core.errors import TribodyError
 from tribody.core.principal import Principal
+from tribody.server.call import Call
 from tribody.server.errors import HttpError, error_for
 from tribody.server.generation import HEARTBEAT_SECONDS
 from tribody.server.service import Service, ignored_header, read_body
@@ -37,32 +39,33 @@ def _data(error: HttpError) -> bytes:
 async def respond(
     http: HttpRequest,
     prepare: Callable[[Service, bytes, Principal], W],
-    answer: Callable[[Service, W, float], Coroutine[None, None, msgspec.Struct]],
-    stream: Callable[[Service, W, float], AsyncGenerator[bytes, None]],
+    answer: Callable[[Service, W, Call], Coroutine[None, None, msgspec.Struct]],
+    stream: Callable[[Service, W, Call], AsyncGenerator[bytes, None]],
     *,
     error_frame: Callable[[HttpError], bytes] = _data,
     error_body: Callable[[HttpError], bytes] = HttpError.body,
 ) -> Response:
-    """`prepare` runs in a text thread; then one of the others, which are told when it all began.
+    """`prepare` runs in a text thread; then one of the others.
 
     `error_frame`: the event that ends a stream which fails after it has begun; `error_body`: the
     body of a plain answer that fails after blank lines.
     Raises: BadRequest for everything that is wrong with the request.
     """
     service: Service = http.app.state.service
-    caller: Principal = http.state.principal
-    started = service.clock.now()
+    call: Call = http.state.call
+    caller = call.caller
     body = await read_body(http)
     work = await service.off_loop(prepare, service, body, caller)
+    call = replace(call, streamed=bool(work.fields.stream))
     headers = ignored_header(work.ignored)
 
     def mapped(error: TribodyError) -> HttpError:
         return error_for(error, caller.api.errors)
 
     if work.fields.stream:
-        frames = stream(service, work, started)
+        frames = stream(service, work, call)
         return EventStream(frames, headers, lambda error: error_frame(mapped(error)))
-    return await plain(http, answer(service, work, started), headers, error_body)
+    return await plain(http, answer(service, work, call), headers, error_body)
 
 
 async def plain(

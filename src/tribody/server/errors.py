@@ -23,6 +23,7 @@ from tribody.core.errors import (
     BadValue,
     EngineFailed,
     Overloaded,
+    StorageFailed,
     TribodyError,
 )
 
@@ -33,6 +34,7 @@ ERROR_TYPES = {
     400: "invalid_request_error",
     401: "authentication_error",
     402: "unknown_error",
+    403: "permission_error",
     404: "invalid_request_error",
     405: "invalid_request_error",
     408: "invalid_request_error",
@@ -60,6 +62,7 @@ ANTHROPIC_TYPES = {
     400: "invalid_request_error",
     401: "authentication_error",
     402: "billing_error",
+    403: "permission_error",
     404: "not_found_error",
     413: "request_too_large",
     429: "rate_limit_error",
@@ -86,6 +89,13 @@ class Unauthorized(BadRequest):
         super().__init__(message, status=401, code="invalid_api_key")
 
 
+class Forbidden(BadRequest):
+    """The caller is known, and may not do this."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, status=403, code="permission_denied")
+
+
 class NoRoute(BadRequest):
     """The path or its method is none of ours."""
 
@@ -96,6 +106,10 @@ class NoRoute(BadRequest):
 
 class TooManyRequests(Overloaded):
     """The caller has as many requests under way as it may have."""
+
+
+class NeverStarted(Overloaded):
+    """The request has waited too long for its first step."""
 
 
 class Draining(Overloaded):
@@ -175,6 +189,12 @@ def _openai(exception: BaseException) -> HttpError:
                 503,
                 "The engine could not finish this request; please try again.",
                 code="engine_failed",
+            )
+        case StorageFailed():
+            return http_error(
+                503,
+                "The server cannot keep its books at the moment; please try again.",
+                code="storage_failed",
             )
         case BadInput():
             return http_error(400, "The request cannot be served as it stands.")

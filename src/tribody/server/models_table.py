@@ -15,18 +15,21 @@ from typing import Protocol
 
 from tribody.core.engine_info import EngineInfo, EngineStats
 from tribody.core.errors import BadConfig, BadRequest
-from tribody.core.request import Event, Request
+from tribody.core.request import Event, Request, Usage
 from tribody.server.aliases import MODEL_NAME, THINKING_BY_NAME, Alias
 from tribody.text.chat_template import ChatTemplate
 from tribody.text.tokenizer import Tokenizer
 
 
 class Events(Protocol):
-    """The events of one request.  Closing them before the last one aborts the request."""
+    """The events of one request.  Closing them before the last one aborts the request, and nobody
+    hears how far it came; after `abort` that comes with the last event."""
 
     def __aiter__(self) -> AsyncIterator[Event]: ...
     def __anext__(self) -> Awaitable[Event]: ...
     async def aclose(self) -> None: ...
+    def abort(self) -> None: ...
+    def known(self) -> Usage: ...
 
 
 class Engine(Protocol):
@@ -123,12 +126,7 @@ class ModelsTable:
         """Raises: BadRequest (404) when no model has this name."""
         served = self._by_name.get(name)
         if served is None:
-            raise BadRequest(
-                f"The model {name[:96]!r} does not exist; GET /v1/models lists those that do.",
-                param="model",
-                status=404,
-                code="model_not_found",
-            )
+            raise no_such_model(name)
         return served
 
     def names(self) -> list[str]:
@@ -144,3 +142,12 @@ class ModelsTable:
         own = {model.model_id: self._by_name[model.model_id] for model in self.models}
         modes = {name: s for name, s in self._by_name.items() if s.thinking is not None}
         return list((own | modes).values())
+
+
+def no_such_model(name: str) -> BadRequest:
+    return BadRequest(
+        f"The model {name[:96]!r} does not exist; GET /v1/models lists those that do.",
+        param="model",
+        status=404,
+        code="model_not_found",
+    )

@@ -12,6 +12,7 @@ from tribody.core.errors import EngineFailed, Overloaded
 from tribody.core.principal import Principal
 from tribody.core.request import TokenLogprob
 from tribody.server import chat
+from tribody.server.call import Call
 from tribody.server.chat import ChatWork, generation_for
 from tribody.server.endpoint import respond
 from tribody.server.generation import Generation
@@ -102,9 +103,9 @@ class _ChoiceSum:
         )
 
 
-async def answer(service: Service, work: ChatWork, started: float) -> ChatCompletion:
+async def answer(service: Service, work: ChatWork, call: Call) -> ChatCompletion:
     """Run `work` to its end."""
-    generation = generation_for(service, work, started)
+    generation = generation_for(service, work, call)
     head = service.answer_head(work.model, work.prompt.request.id)
     sums = [_ChoiceSum() for _ in range(work.prompt.request.n)]
     async with generation:
@@ -222,13 +223,13 @@ def _call_delta(call: ToolEvent) -> ToolCallDelta:
     return ToolCallDelta(index=call.index, function=FunctionDelta(arguments=call.text))
 
 
-async def _stream(service: Service, work: ChatWork, started: float) -> AsyncGenerator[bytes, None]:
+async def _stream(service: Service, work: ChatWork, call: Call) -> AsyncGenerator[bytes, None]:
     """Frames of the answer: the role of each choice, its deltas, its end; usage; [DONE].
 
     A stream that has begun and that the engine cannot finish ends as DeepSeek's do, by a finish
     reason; in OpenAI's style it ends by an error.
     """
-    generation = generation_for(service, work, started)
+    generation = generation_for(service, work, call)
     frames = _Frames(service, work)
     opened = False
     last: ChunkChoice | None = None

@@ -17,6 +17,7 @@ from tribody.core.errors import BadRequest, BadValue
 from tribody.core.principal import Principal
 from tribody.core.request import TokenLogprob
 from tribody.server import limits, validation
+from tribody.server.call import Call
 from tribody.server.endpoint import respond
 from tribody.server.generation import Generation, Prompt
 from tribody.server.logprobs import parallel_lists
@@ -52,9 +53,9 @@ async def completions(http: HttpRequest) -> Response:
     return await respond(http, prepare, answer, _stream)
 
 
-def generation_for(service: Service, work: CompletionWork, started: float) -> Generation:
-    """The generation that `work` asks for; `started` is when it arrived, by the service's clock."""
-    return Generation(work.model, work.prompts, service.metrics, service.clock, started)
+def generation_for(service: Service, work: CompletionWork, call: Call) -> Generation:
+    """The generation that `work` asks for."""
+    return Generation(service, work.model, work.prompts, call)
 
 
 def prepare(service: Service, body: bytes, caller: Principal) -> CompletionWork:
@@ -64,7 +65,7 @@ def prepare(service: Service, body: bytes, caller: Principal) -> CompletionWork:
     """
     fields, ignored = decode(body, CompletionRequest)
     _check_completion_fields(fields)
-    model = service.models.find(fields.model).model
+    model = service.find_model(fields.model, caller).model
     info = model.engine.info
     prompts: list[Prompt] = []
     echoes: list[str] = []
@@ -173,9 +174,9 @@ class _ChoiceSum:
         self.finish_reason = piece.finish_reason or self.finish_reason
 
 
-async def answer(service: Service, work: CompletionWork, started: float) -> Completion:
+async def answer(service: Service, work: CompletionWork, call: Call) -> Completion:
     """Run `work` to its end."""
-    generation = generation_for(service, work, started)
+    generation = generation_for(service, work, call)
     head = service.answer_head(work.model, work.prompts[0].request.id)
     n = work.fields.n or 1
     sums = [_ChoiceSum([echo]) for echo in work.echoes for _ in range(n)]
@@ -209,10 +210,10 @@ def _logprobs(
 
 
 async def _stream(
-    service: Service, work: CompletionWork, started: float
+    service: Service, work: CompletionWork, call: Call
 ) -> AsyncGenerator[bytes, None]:
     """Frames of the answer: echoes, texts, ends; usage; [DONE]."""
-    generation = generation_for(service, work, started)
+    generation = generation_for(service, work, call)
     head = service.answer_head(work.model, work.prompts[0].request.id)
     options = work.fields.stream_options
     include_usage = bool(options and options.include_usage)

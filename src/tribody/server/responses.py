@@ -15,6 +15,7 @@ from tribody.core.errors import TribodyError
 from tribody.core.principal import Principal
 from tribody.server import chat
 from tribody.server.answer_items import AnswerItems, Change, Item, whole
+from tribody.server.call import Call
 from tribody.server.chat import ChatWork, generation_for
 from tribody.server.endpoint import respond
 from tribody.server.errors import error_for, own_words, reworded
@@ -100,9 +101,9 @@ def prepare(service: Service, body: bytes, caller: Principal) -> ResponsesWork:
 # --- a whole answer --------------------------------------------------------------------------
 
 
-async def answer(service: Service, work: ResponsesWork, started: float) -> ResponseObject:
+async def answer(service: Service, work: ResponsesWork, call: Call) -> ResponseObject:
     """Run `work` to its end."""
-    generation = generation_for(service, work.chat, started)
+    generation = generation_for(service, work.chat, call)
     writer = _Writer(service, work)
     return writer.ended(await whole(generation), generation)
 
@@ -292,11 +293,9 @@ def _in_base_64(text: str) -> str:
 # --- a streamed answer -----------------------------------------------------------------------
 
 
-async def _stream(
-    service: Service, work: ResponsesWork, started: float
-) -> AsyncGenerator[bytes, None]:
+async def _stream(service: Service, work: ResponsesWork, call: Call) -> AsyncGenerator[bytes, None]:
     """Frames of the answer.  What fails after it has begun ends with response.failed."""
-    generation = generation_for(service, work.chat, started)
+    generation = generation_for(service, work.chat, call)
     writer = _Writer(service, work)
     items = AnswerItems()
     opened = False

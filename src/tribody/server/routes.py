@@ -14,10 +14,12 @@ import msgspec
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
+from tribody.core.principal import Principal
 from tribody.server import anthropic, anthropic_types, batches, files, responses_types, types
 from tribody.server import small_endpoints as small
 from tribody.server.batch_types import BatchObject, BatchRequest
 from tribody.server.embeddings import EmbeddingList, EmbeddingRequest, embeddings
+from tribody.server.errors import Forbidden
 from tribody.server.file_store import FileObject
 from tribody.server.offline import BatchesQuery, FilesQuery
 from tribody.server.openai_chat import chat_completions
@@ -30,13 +32,14 @@ Endpoint = Callable[[HttpRequest], Awaitable[Response]]
 
 @dataclass(frozen=True, kw_only=True)
 class ApiRoute:
-    """The first path is the one that is shown.  `generates`: a drain waits for it, and it counts
-    against the caller's concurrency.
+    """The first path is the one that is shown.  `scope`: what a key must be for that is not for
+    everything.  `generates`: a drain waits for it, and it counts against the caller's concurrency.
 
     `form`: the schema of a multipart body, in place of `request`; `query`: the type of what may
     stand behind the path's `?`; `verb`: the method, where it does not follow from these.
     """
 
+    scope: str
     paths: tuple[str, ...]
     endpoint: Endpoint
     summary: str
@@ -56,6 +59,7 @@ class ApiRoute:
 
 ROUTES = (
     ApiRoute(
+        scope="chat",
         paths=("/v1/chat/completions", "/chat/completions", "/beta/chat/completions"),
         endpoint=chat_completions,
         summary="Answer a conversation",
@@ -65,6 +69,7 @@ ROUTES = (
         generates=True,
     ),
     ApiRoute(
+        scope="completions",
         paths=("/v1/completions", "/completions", "/beta/completions"),
         endpoint=completions,
         summary="Continue a text, or fill in its middle",
@@ -74,6 +79,7 @@ ROUTES = (
         generates=True,
     ),
     ApiRoute(
+        scope="responses",
         paths=("/v1/responses", "/responses"),
         endpoint=responses,
         summary="Answer a conversation, in the Responses API's form",
@@ -83,6 +89,7 @@ ROUTES = (
         generates=True,
     ),
     ApiRoute(
+        scope="messages",
         paths=("/anthropic/v1/messages",),
         endpoint=anthropic.messages,
         summary="Answer a conversation, in Anthropic's form",
@@ -92,6 +99,7 @@ ROUTES = (
         generates=True,
     ),
     ApiRoute(
+        scope="messages",
         paths=("/anthropic/v1/messages/count_tokens",),
         endpoint=anthropic.count_tokens,
         summary="Count the prompt's tokens of a conversation in Anthropic's form",
@@ -99,6 +107,7 @@ ROUTES = (
         response=anthropic_types.TokenCount,
     ),
     ApiRoute(
+        scope="embeddings",
         paths=("/v1/embeddings", "/embeddings"),
         endpoint=embeddings,
         summary="Turn texts into vectors",
@@ -107,6 +116,7 @@ ROUTES = (
         generates=True,
     ),
     ApiRoute(
+        scope="files",
         paths=("/v1/files", "/files"),
         endpoint=files.upload,
         summary="Keep a file, such as a batch's requests",
@@ -114,6 +124,7 @@ ROUTES = (
         response=FileObject,
     ),
     ApiRoute(
+        scope="files",
         paths=("/v1/files", "/files"),
         endpoint=files.list_files,
         summary="List the caller's files",
@@ -121,12 +132,14 @@ ROUTES = (
         response=files.FileList,
     ),
     ApiRoute(
+        scope="files",
         paths=("/v1/files/{file_id}", "/files/{file_id}"),
         endpoint=files.show_file,
         summary="Show one file",
         response=FileObject,
     ),
     ApiRoute(
+        scope="files",
         paths=("/v1/files/{file_id}", "/files/{file_id}"),
         endpoint=files.delete_file,
         summary="Delete one file",
@@ -134,12 +147,14 @@ ROUTES = (
         response=files.FileDeleted,
     ),
     ApiRoute(
+        scope="files",
         paths=("/v1/files/{file_id}/content", "/files/{file_id}/content"),
         endpoint=files.file_content,
         summary="Send a file's content",
         media="application/octet-stream",
     ),
     ApiRoute(
+        scope="batches",
         paths=("/v1/batches", "/batches"),
         endpoint=batches.create_batch,
         summary="Answer a file of requests when there is time",
@@ -147,6 +162,7 @@ ROUTES = (
         response=BatchObject,
     ),
     ApiRoute(
+        scope="batches",
         paths=("/v1/batches", "/batches"),
         endpoint=batches.list_batches,
         summary="List the caller's batches",
@@ -154,12 +170,14 @@ ROUTES = (
         response=batches.BatchList,
     ),
     ApiRoute(
+        scope="batches",
         paths=("/v1/batches/{batch_id}", "/batches/{batch_id}"),
         endpoint=batches.show_batch,
         summary="Show one batch",
         response=BatchObject,
     ),
     ApiRoute(
+        scope="batches",
         paths=("/v1/batches/{batch_id}/cancel", "/batches/{batch_id}/cancel"),
         endpoint=batches.cancel_batch,
         summary="Cancel one batch",
@@ -167,6 +185,7 @@ ROUTES = (
         response=BatchObject,
     ),
     ApiRoute(
+        scope="tokenize",
         paths=("/tokenize",),
         endpoint=tokenize,
         summary="Count a prompt's tokens",
@@ -174,37 +193,48 @@ ROUTES = (
         response=Tokenized,
     ),
     ApiRoute(
+        scope="models",
         paths=("/v1/models", "/models"),
         endpoint=small.list_models,
         summary="List the models that answer",
         response=types.ModelList,
     ),
     ApiRoute(
+        scope="models",
         paths=("/v1/models/{model_id:path}", "/models/{model_id:path}"),
         endpoint=small.show_model,
         summary="Show one model",
         response=types.ModelCard,
     ),
     ApiRoute(
+        scope="balance",
         paths=("/user/balance",),
         endpoint=small.balance,
         summary="Show the account's balance",
         response=types.Balance,
     ),
     ApiRoute(
+        scope="probes",
         paths=("/health", "/livez"),
         endpoint=small.alive,
         summary="Tell whether the API process answers",
         response=types.Status,
     ),
     ApiRoute(
+        scope="probes",
         paths=("/readyz",),
         endpoint=small.ready,
         summary="Tell whether new work may be sent",
         response=types.Status,
     ),
-    ApiRoute(paths=("/metrics",), endpoint=small.metrics, summary="Show figures for Prometheus"),
     ApiRoute(
+        scope="metrics",
+        paths=("/metrics",),
+        endpoint=small.metrics,
+        summary="Show figures for Prometheus",
+    ),
+    ApiRoute(
+        scope="version",
         paths=("/version",),
         endpoint=small.version,
         summary="Show tribody's version",
@@ -214,6 +244,8 @@ ROUTES = (
 
 OPENAPI_PATH = "/openapi.json"  # what is made from this table
 
+SCOPES = frozenset(route.scope for route in ROUTES)
+_OF_THE_SERVER = "metrics"  # tells of all tenants: only for keys that name it, where there are any
 GENERATING = frozenset(path for route in ROUTES if route.generates for path in route.paths)
 
 _PARAMETER = re.compile(r"\{(\w+)(:path)?\}")
@@ -234,3 +266,24 @@ def label(path: str) -> str:
         return path
     found = (shown for prefix, shown in _WITH_ID.items() if path.startswith(prefix))
     return next(found, "other")
+
+
+_SCOPE_OF = {p.partition("{")[0]: route.scope for route in ROUTES for p in route.paths}
+_SCOPE_OF[OPENAPI_PATH] = "version"
+
+
+def scope_of(path: str) -> str:
+    """What a key must be for to come here; "none" where nobody can."""
+    known = (prefix for prefix in _WITH_ID if path.startswith(prefix))
+    return _SCOPE_OF.get(path) or _SCOPE_OF.get(next(known, ""), "none")
+
+
+def check_scope(caller: Principal, path: str) -> None:
+    """Raises: Forbidden where the caller's key is for other routes."""
+    scope, routes = scope_of(path), caller.routes
+    if routes is None and scope == _OF_THE_SERVER and caller.is_charged:
+        routes = SCOPES - {scope}
+    if routes is not None and scope not in routes:
+        raise Forbidden(
+            f"This API key is not for {scope}; it is for {', '.join(sorted(routes))}. Use another."
+        )

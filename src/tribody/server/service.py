@@ -6,11 +6,13 @@ does not hold up everybody's streams.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import functools
 import re
 import uuid
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TypedDict, TypeVar
@@ -22,14 +24,17 @@ from starlette.requests import Request as HttpRequest
 
 from tribody.core.api_settings import DEFAULT_API, ApiSettings
 from tribody.core.clock import Clock
-from tribody.core.errors import BadRequest
+from tribody.core.errors import BadRequest, TribodyError
+from tribody.core.metering import Counts
 from tribody.core.principal import LOCAL, Principal
 from tribody.core.request import Request, SamplingParams
 from tribody.server import limits
 from tribody.server.auth import KeyFile, cache_salt
+from tribody.server.call import Call
 from tribody.server.errors import Draining, TooManyRequests, bad_json
+from tribody.server.metering import Bill, Demand, Meter, Unmetered
 from tribody.server.metrics import Metrics
-from tribody.server.models_table import ModelsTable, ServedModel
+from tribody.server.models_table import ModelsTable, ServedModel, ServedName, no_such_model
 from tribody.server.recent_prompts import RecentPrompts
 from tribody.server.types import SamplingFields
 from tribody.server.validation import check_fields, unknown_fields
@@ -64,12 +69,14 @@ class Service:
     clock: Clock
     wall_seconds: Callable[[], float]
     api: ApiSettings = DEFAULT_API  # for callers without settings of their own
+    meter: Meter = field(default_factory=Unmetered)
     draining: bool = False
     in_flight: int = 0
     in_flight_of: Counter[str] = field(default_factory=Counter)  # by key
     grammars: GrammarCheck = field(default_factory=GrammarCheck)
     recent_prompts: RecentPrompts = field(default_factory=RecentPrompts)
     text_limiter: anyio.CapacityLimiter | None = field(default=None)
+    endings: set[asyncio.Task[None]] = field(default_factory=set)  # what `to_the_end` runs
 
     def local_caller(self) -> Principal:
         """Who calls when nobody needs a key: this machine's user."""
@@ -109,6 +116,48 @@ class Service:
             if not self.in_flight_of[key]:
                 del self.in_flight_of[key]
 
+    def find_model(self, name: str, caller: Principal) -> ServedName:
+        """Raises: BadRequest (404) when no model has this name, or none that the caller may use."""
+        served = self.models.find(name)
+        if caller.models is not None and not caller.models & {name, served.model.model_id}:
+            raise no_such_model(name)
+        return served
+
+    def new_call(
+        self, request_id: str, caller: Principal, route: str, *, is_batch: bool = False
+    ) -> Call:
+        """A call that has come now."""
+        return Call(
+            id=request_id,
+            caller=caller,
+            route=route,
+            started=self.clock.now(),
+            at_ms=int(self.wall_seconds() * 1e3),
+            is_batch=is_batch,
+        )
+
+    async def admit(self, demand: Demand) -> Bill:
+        """The meter's bill.  A caller that leaves meanwhile owes nothing.
+
+        Raises: as `Meter.admit`.
+        """
+        admitting = asyncio.ensure_future(self.meter.admit(demand))
+        try:
+            return await asyncio.shield(admitting)
+        except asyncio.CancelledError:
+            self._begin(_give_back(admitting))
+            raise
+
+    async def to_the_end(self, work: Coroutine[None, None, None]) -> None:
+        """Run `work`, which goes on when whoever waits for it is cancelled."""
+        await asyncio.shield(self._begin(work))
+
+    def _begin(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(work)
+        self.endings.add(task)
+        task.add_done_callback(self.endings.discard)
+        return task
+
     def answer_head(self, model: ServedModel, request_id: str) -> AnswerHead:
         return AnswerHead(
             id=request_id,
@@ -123,6 +172,11 @@ class Service:
             self.text_limiter = anyio.CapacityLimiter(NUM_TEXT_THREADS)
         call = functools.partial(work, *arguments)
         return await anyio.to_thread.run_sync(call, limiter=self.text_limiter)
+
+
+async def _give_back(admitting: asyncio.Future[Bill]) -> None:
+    with contextlib.suppress(TribodyError):
+        await (await admitting).settle(Counts(), "disconnect")
 
 
 async def read_body(http: HttpRequest) -> bytes:

@@ -18,12 +18,18 @@ def _json(payload: msgspec.Struct, status: int = 200) -> Response:
 
 async def list_models(http: HttpRequest) -> Response:
     service: Service = http.app.state.service
-    return _json(ModelList([_card(service, served) for served in service.models.listed()]))
+    allowed = http.state.principal.models
+    listed = service.models.listed()
+    if allowed is not None:
+        listed = [one for one in listed if allowed & {one.name, one.model.model_id}]
+    return _json(ModelList([_card(service, served) for served in listed]))
 
 
 async def show_model(http: HttpRequest) -> Response:
     service: Service = http.app.state.service
-    return _json(_card(service, service.models.find(http.path_params["model_id"])))
+    return _json(
+        _card(service, service.find_model(http.path_params["model_id"], http.state.principal))
+    )
 
 
 def _card(service: Service, served: ServedName) -> ModelCard:

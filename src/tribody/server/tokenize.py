@@ -49,7 +49,7 @@ async def tokenize(http: HttpRequest) -> Response:
 
 def _tokenized(service: Service, body: bytes, caller: Principal) -> tuple[Tokenized, list[str]]:
     fields, ignored = decode_any(body, TokenizeRequest)
-    served = service.models.find(fields.model)
+    served = service.find_model(fields.model, caller)
     model, limit = served.model, served.model.engine.info.max_context_tokens
     if (fields.prompt is None) == (fields.messages is None):
         raise BadRequest("Give either prompt or messages.", param="prompt")

@@ -1,0 +1,90 @@
+"""What a request may use and what it has used: the seam between answering and accounting.
+
+A `Meter` admits a call before the engine sees it and gives its `Bill`, which is settled exactly
+once, on every way out.  Here are the two that need no ledger; `accounts` has the one that charges.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from tribody.core.metering import Counts, Outcome, UsageRecord
+from tribody.server.call import Call
+
+
+@dataclass(frozen=True, kw_only=True)
+class Demand:
+    """The most that a call can use.  Prompts are counted together; `longest_prompt` is that of the
+    longest one; `completion_tokens` are those of all choices at their `max_tokens`."""
+
+    call: Call
+    model_id: str
+    prompt_tokens: int
+    longest_prompt: int
+    completion_tokens: int
+
+
+class Bill(Protocol):
+    """One admitted call.  It must be settled once."""
+
+    async def settle(self, counts: Counts, outcome: Outcome) -> None:
+        """Returns when what was used is on the disk.  Raises: StorageFailed."""
+
+
+class Meter(Protocol):
+    """Who admits calls."""
+
+    async def admit(self, demand: Demand) -> Bill:
+        """Raises: TooManyRequests, BadRequest (402, 403, 409, 422), StorageFailed."""
+
+
+class Unmetered:
+    """Of commands that answer for themselves: nothing is counted."""
+
+    async def admit(self, demand: Demand) -> Bill:
+        return self
+
+    async def settle(self, counts: Counts, outcome: Outcome) -> None:
+        pass
+
+
+@dataclass(frozen=True)
+class UsageMeter:
+    """Without accounts everyone is admitted; what was used is passed to `record`."""
+
+    record: Callable[[UsageRecord], None]
+    wall_seconds: Callable[[], float]
+
+    async def admit(self, demand: Demand) -> Bill:
+        return _Noted(self, demand)
+
+
+@dataclass(frozen=True)
+class _Noted:
+    meter: UsageMeter
+    demand: Demand
+
+    async def settle(self, counts: Counts, outcome: Outcome) -> None:
+        ended_ms = int(self.meter.wall_seconds() * 1e3)
+        self.meter.record(usage_record(self.demand, counts, outcome, ended_ms))
+
+
+def usage_record(demand: Demand, counts: Counts, outcome: Outcome, ended_ms: int) -> UsageRecord:
+    """What is kept of a call."""
+    call = demand.call
+    return UsageRecord(
+        request_id=call.id,
+        tenant_id=call.caller.tenant_id,
+        user_id=call.caller.user_id,
+        key_id=call.caller.key_id,
+        model=demand.model_id,
+        route=call.route,
+        streamed=call.streamed,
+        is_batch=call.is_batch,
+        started_ms=call.at_ms,
+        ended_ms=ended_ms,
+        counts=counts,
+        outcome=outcome,
+    )
