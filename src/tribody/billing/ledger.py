@@ -1,0 +1,54 @@
+"""The ledger, all of it in one place: append-only, double entry, chained by hashes.
+
+Functions here write inside a transaction of the caller's (a `Writer`'s work is one) and read
+anywhere.  They know no clock: instants are UTC milliseconds that they are given.
+
+    granted + topped_up - held      is what a tenant has left (plus its credit)
+    reserve -> settle               what a request may come to is held, then charged exactly once
+    accept / expire_results         an answer paid for by result
+    top_up, grant, refund, adjust   money without a request
+"""
+
+from __future__ import annotations
+
+from tribody.billing.records import (
+    AlreadyReserved,
+    AmountRefused,
+    Balance,
+    CapReached,
+    Charge,
+    IdempotencyConflict,
+    NoBalance,
+    Reservation,
+    UnknownRequest,
+)
+from tribody.billing.reservations import open_reservations, reserve, state_of
+from tribody.billing.results import Decided, accept, expire_results
+from tribody.billing.settlement import record, recover, settle
+from tribody.billing.transfers import adjust, balances, grant, refund, top_up
+
+__all__ = [
+    "AlreadyReserved",
+    "AmountRefused",
+    "Balance",
+    "CapReached",
+    "Charge",
+    "Decided",
+    "IdempotencyConflict",
+    "NoBalance",
+    "Reservation",
+    "UnknownRequest",
+    "accept",
+    "adjust",
+    "balances",
+    "expire_results",
+    "grant",
+    "open_reservations",
+    "record",
+    "recover",
+    "refund",
+    "reserve",
+    "settle",
+    "state_of",
+    "top_up",
+]

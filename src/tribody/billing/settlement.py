@@ -1,0 +1,272 @@
+"""Settlement: each request is charged exactly once, whatever way out it takes.
+
+The rule for requests that were cut short: when the caller left or had waited too long, the prompt
+is charged once prefill has run, and completion tokens as they were generated; what went wrong on
+our side (an error, a restart, a shutdown, a refusal after admission) is recorded and free.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from tribody.billing import totals
+from tribody.billing.entries import (
+    HOLDS,
+    Entry,
+    Posting,
+    Usage,
+    account_balances,
+    append,
+    granted,
+    held,
+    income,
+    topped_up,
+)
+from tribody.billing.pricing import NOTHING_USED, FreeUsed, Quote, priced
+from tribody.billing.records import CHARGED, Charge, Reservation, UnknownRequest
+from tribody.billing.reservations import read_reservation
+from tribody.core.metering import Counts, Outcome, UsageRecord
+from tribody.storage.database import Database
+
+_decoder = msgspec.json.Decoder(Charge)
+
+
+def settle(
+    db: Database, request_id: str, counts: Counts, outcome: Outcome, ended_ms: int
+) -> Charge:
+    """Charge for `counts` and let go of the rest.  A second call returns the first Charge.
+
+    The charge is booked at `ended_ms`.  It is not limited by what was held.
+
+    Raises: UnknownRequest when nothing was reserved; ValueError on counts that contradict
+        themselves.
+    """
+    rows = db.rows(
+        "SELECT requests.closed, entries.detail FROM requests "
+        "JOIN entries ON entries.sequence = coalesce(requests.closed, requests.opened) "
+        "WHERE requests.request_id = ? AND requests.opened IS NOT NULL",
+        (request_id,),
+    )
+    if not rows:
+        raise UnknownRequest(request_id, "reservation")
+    closed, detail = rows[0]
+    if closed is not None:
+        return read_charge(str(detail))
+    reservation = read_reservation(str(detail))
+    charge = _charge(db, reservation, counts, outcome, ended_ms)
+    sequence = append(
+        db,
+        Entry(
+            "settle",
+            ended_ms,
+            reservation.tenant_id,
+            request_id,
+            charge,
+            _postings(reservation, charge),
+            _usage(reservation, charge, ended_ms),
+        ),
+    )
+    totals.add(db, _place(reservation), _change(reservation, charge))
+    db.run("UPDATE requests SET closed = ? WHERE request_id = ?", (sequence, request_id))
+    if charge.quote is not None and charge.quote.free is not None:
+        _count_free(db, charge)
+    if charge.result_micro:
+        db.run(
+            "INSERT INTO results (sequence, request_id, tenant_id, model, currency, micro, "
+            "until_ms, accepted) VALUES (?, ?, ?, ?, ?, ?, ?, 0)",
+            (
+                sequence,
+                request_id,
+                reservation.tenant_id,
+                reservation.model,
+                charge.currency,
+                charge.result_micro,
+                charge.result_until_ms,
+            ),
+        )
+    return charge
+
+
+def read_charge(detail: str) -> Charge:
+    return _decoder.decode(detail)
+
+
+def record(db: Database, usage: UsageRecord) -> None:
+    """Without accounts: what a request has used, once; nothing is charged."""
+    if db.rows("SELECT 1 FROM requests WHERE request_id = ?", (usage.request_id,)):
+        return
+    sequence = append(
+        db,
+        Entry(
+            "usage",
+            usage.ended_ms,
+            usage.tenant_id,
+            usage.request_id,
+            NoDetail(),
+            usage=Usage(usage),
+        ),
+    )
+    db.run(
+        "INSERT INTO requests (request_id, node_id, closed) VALUES (?, '', ?)",
+        (usage.request_id, sequence),
+    )
+    if usage.outcome in CHARGED:
+        place = totals.Place(usage.tenant_id, usage.key_id, usage.started_ms, "")
+        totals.add(db, place, totals.Change(tokens=_tokens(usage.counts)))
+
+
+class NoDetail(msgspec.Struct, frozen=True):
+    """Of an entry that its usage record says all about."""
+
+
+def recover(db: Database, node_id: str, at_ms: int) -> int:
+    """When a node starts: what it had left open ends as "restart".  Returns how many those were."""
+    rows = db.rows(
+        "SELECT request_id FROM requests WHERE closed IS NULL AND node_id = ? ORDER BY opened",
+        (node_id,),
+    )
+    for (request_id,) in rows:
+        settle(db, str(request_id), Counts(), "restart", at_ms)
+    return len(rows)
+
+
+def take(db: Database, tenant_id: str, currency: str, micro: int) -> int:
+    """How much of an amount comes from granted money, which goes first."""
+    account = granted(tenant_id)
+    return min(micro, max(account_balances(db, (account,), currency)[account], 0))
+
+
+def taking(
+    tenant_id: str, model: str, currency: str, micro: int, granted_micro: int
+) -> tuple[Posting, ...]:
+    """The postings by which money becomes income."""
+    return (
+        Posting(granted(tenant_id), currency, -granted_micro),
+        Posting(topped_up(tenant_id), currency, granted_micro - micro),
+        Posting(income(model), currency, micro),
+    )
+
+
+def release(tenant_id: str, currency: str, micro: int) -> tuple[Posting, ...]:
+    """The postings by which what was held no longer is."""
+    return Posting(held(tenant_id), currency, -micro), Posting(HOLDS, currency, micro)
+
+
+def _charge(
+    db: Database, reservation: Reservation, counts: Counts, outcome: Outcome, ended_ms: int
+) -> Charge:
+    quote = reservation.quote
+    if quote is None or outcome not in CHARGED:
+        return Charge(
+            request_id=reservation.request_id,
+            tenant_id=reservation.tenant_id,
+            outcome=outcome,
+            counts=counts,
+            quote=quote,
+            currency="" if quote is None else quote.currency,
+        )
+    free_used = _free_used(db, reservation.tenant_id, quote)
+    price = priced(quote, counts, free_used)
+    micro = price.total_micro
+    has_result = outcome == "finished" and quote.result_micro > 0
+    return Charge(
+        request_id=reservation.request_id,
+        tenant_id=reservation.tenant_id,
+        outcome=outcome,
+        counts=counts,
+        quote=quote,
+        priced=price,
+        free_used=free_used,
+        currency=quote.currency,
+        micro=micro,
+        granted_micro=take(db, reservation.tenant_id, quote.currency, micro) if micro else 0,
+        result_micro=quote.result_micro if has_result else 0,
+        result_until_ms=ended_ms + 1000 * quote.accept_seconds if has_result else 0,
+    )
+
+
+def _postings(reservation: Reservation, charge: Charge) -> tuple[Posting, ...]:
+    tenant_id, currency = reservation.tenant_id, charge.currency
+    return (
+        *release(tenant_id, currency, reservation.worst_micro - charge.result_micro),
+        *taking(tenant_id, reservation.model, currency, charge.micro, charge.granted_micro),
+    )
+
+
+def _usage(reservation: Reservation, charge: Charge, ended_ms: int) -> Usage:
+    record = UsageRecord(
+        request_id=reservation.request_id,
+        tenant_id=reservation.tenant_id,
+        user_id=reservation.user_id,
+        key_id=reservation.key_id,
+        model=reservation.model,
+        route=reservation.route,
+        streamed=reservation.streamed,
+        is_batch=reservation.is_batch,
+        started_ms=reservation.at_ms,
+        ended_ms=ended_ms,
+        counts=charge.counts,
+        outcome=charge.outcome,
+    )
+    if charge.quote is None:
+        return Usage(record)
+    return Usage(
+        record, charge.currency, charge.micro, charge.quote.tariff_digest, charge.quote.rule_id
+    )
+
+
+def _place(reservation: Reservation) -> totals.Place:
+    currency = "" if reservation.quote is None else reservation.quote.currency
+    return totals.Place(reservation.tenant_id, reservation.key_id, reservation.at_ms, currency)
+
+
+def _change(reservation: Reservation, charge: Charge) -> totals.Change:
+    return totals.Change(
+        tokens=_tokens(charge.counts) if charge.outcome in CHARGED else 0,
+        micro=charge.micro,
+        held_tokens=-reservation.worst_tokens,
+        held_micro=charge.result_micro - reservation.worst_micro,
+    )
+
+
+def _tokens(counts: Counts) -> int:
+    return counts.prompt_tokens + counts.completion_tokens
+
+
+def _free_used(db: Database, tenant_id: str, quote: Quote) -> FreeUsed:
+    if quote.free is None:
+        return NOTHING_USED
+    rows = db.rows(
+        "SELECT hit, miss, output, reasoning FROM free_used "
+        "WHERE tenant_id = ? AND allowance_id = ? AND period = ?",
+        (tenant_id, quote.free.allowance_id, quote.free.period),
+    )
+    if not rows:
+        return NOTHING_USED
+    hit, miss, output, reasoning = rows[0]
+    return msgspec.convert(
+        {"hit": hit, "miss": miss, "output": output, "reasoning": reasoning}, FreeUsed
+    )
+
+
+def _count_free(db: Database, charge: Charge) -> None:
+    assert charge.quote is not None
+    assert charge.quote.free is not None
+    if charge.priced is None:
+        return
+    free = {line.kind: line.free_tokens for line in charge.priced.lines}
+    if not any(free.values()):
+        return
+    db.run(
+        "INSERT INTO free_used (tenant_id, allowance_id, period, hit, miss, output, reasoning) "
+        "VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (tenant_id, allowance_id, period) DO UPDATE SET "
+        "hit = free_used.hit + excluded.hit, miss = free_used.miss + excluded.miss, "
+        "output = free_used.output + excluded.output, "
+        "reasoning = free_used.reasoning + excluded.reasoning",
+        (
+            charge.tenant_id,
+            charge.quote.free.allowance_id,
+            charge.quote.free.period,
+            *(free.get(kind, 0) for kind in ("hit", "miss", "output", "reasoning")),
+        ),
+    )
