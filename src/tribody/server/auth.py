@@ -1,8 +1,7 @@
 """Who may come in: API keys from a file, or nobody but this machine.
 
-Keys are kept as SHA-256 digests (they are high-entropy secrets, so a slow hash would only slow
-every request).  Tenants, quotas and revocation are a later issue; it replaces `KeyFile` and keeps
-`authenticate`'s signature.
+Keys of a file are kept as SHA-256 digests (they are high-entropy secrets, so a slow hash would only
+slow every request).  With accounts the keys are the database's: `accounts`.
 
 A key is given as `Authorization: Bearer KEY`; on Anthropic's paths also, as its clients do, as
 `x-api-key: KEY`.
@@ -15,6 +14,7 @@ import hmac
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import msgspec
 
@@ -27,6 +27,16 @@ MIN_KEY_CHARACTERS = 8
 ANTHROPIC = "/anthropic/"
 OPEN_PATHS = frozenset({"/health", "/livez", "/readyz"})
 # Probes carry no key and learn nothing but alive or not; every other path needs one.
+
+
+class Keys(Protocol):
+    """Where keys are known: a file, or the accounts."""
+
+    def find(self, key: bytes) -> Principal | None:
+        """Raises: Forbidden for one that is known and may not be used now."""
+
+    def of_tenant(self, tenant_id: str) -> Principal | None:
+        """For work that is left; None: it may no longer come in."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +98,7 @@ class KeyFile:
 
 def authenticate(
     headers: Iterable[tuple[bytes, bytes]],
-    keys: KeyFile | None,
+    keys: Keys | None,
     api: ApiSettings = DEFAULT_API,
     path: str = "",
 ) -> Principal:
@@ -96,7 +106,7 @@ def authenticate(
     and is spoken to as `api` says.
 
     Raises: Unauthorized (401) when keys are asked for and none, several, a malformed or an unknown
-    one is given.
+    one is given; Forbidden (403) when it may not be used now.
     """
     if keys is None:
         return msgspec.structs.replace(LOCAL, api=api)
@@ -132,5 +142,6 @@ def _key_of(name: bytes, value: bytes) -> bytes:
 
 def cache_salt(principal: Principal, user: str) -> str:
     """The root of this caller's prefix-cache keys: tenant, and the tenant's end user if named."""
-    text = f"{len(principal.tenant_id)}:{principal.tenant_id}:{user}"
+    tenant = principal.kv_salt or principal.tenant_id
+    text = f"{len(tenant)}:{tenant}:{user}"
     return hashlib.sha256(text.encode()).hexdigest()

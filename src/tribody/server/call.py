@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from tribody.core.principal import Principal
+from tribody.server.replays import Identity
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -13,7 +14,8 @@ class Call:
 
     `id` is the server's own; `route` a label from a closed set; `started` by the service's clock.
     `at_ms` is the instant that it is priced at: UTC, milliseconds of the Unix epoch.  Whoever
-    answers may add to `headers`, which join the answer's.
+    answers may add to `headers`, which join the answer's.  `identity`: by what it is known if it is
+    sent again.
     """
 
     id: str
@@ -23,6 +25,5 @@ class Call:
     at_ms: int
     streamed: bool = False
     is_batch: bool = False
-    idempotency_key: str | None = None
-    body_digest: str | None = None
+    identity: Identity | None = None
     headers: dict[str, str] = field(default_factory=dict)

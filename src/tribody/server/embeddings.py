@@ -12,7 +12,7 @@ import logging
 import struct
 import uuid
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import msgspec
@@ -25,7 +25,7 @@ from tribody.core.principal import Principal
 from tribody.core.request import Request, SamplingParams
 from tribody.server import limits, validation
 from tribody.server.call import Call
-from tribody.server.endpoint import plain
+from tribody.server.endpoint import identity_of, plain
 from tribody.server.errors import GenerationFailed
 from tribody.server.generation import ABORT_SECONDS, outcome_of
 from tribody.server.metering import Bill, Demand
@@ -86,7 +86,10 @@ async def embeddings(http: HttpRequest) -> Response:
     call: Call = http.state.call
     body = await read_body(http)
     work = await service.off_loop(prepare, service, body, call.caller)
-    return await plain(http, answer(service, work, call), ignored_header(work.ignored))
+    call = replace(call, identity=identity_of(http, body))
+    return await plain(
+        http, call, lambda: answer(service, work, call), ignored_header(work.ignored)
+    )
 
 
 def prepare(service: Service, body: bytes, caller: Principal) -> EmbeddingWork:

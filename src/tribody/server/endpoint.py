@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Coroutine
+from contextlib import aclosing
 from dataclasses import replace
 from typing import Protocol, TypeVar
 
@@ -15,6 +16,7 @@ from tribody.core.principal import Principal
 from tribody.server.call import Call
 from tribody.server.errors import HttpError, error_for
 from tribody.server.generation import HEARTBEAT_SECONDS
+from tribody.server.replays import Identity
 from tribody.server.service import Service, ignored_header, read_body
 from tribody.server.stream import EventStream, PatientResponse, while_connected
 from tribody.server.types import SamplingFields
@@ -56,7 +58,8 @@ async def respond(
     caller = call.caller
     body = await read_body(http)
     work = await service.off_loop(prepare, service, body, caller)
-    call = replace(call, streamed=bool(work.fields.stream))
+    identity = identity_of(http, body)
+    call = replace(call, streamed=bool(work.fields.stream), identity=identity)
     headers = ignored_header(work.ignored)
 
     def mapped(error: TribodyError) -> HttpError:
@@ -64,26 +67,56 @@ async def respond(
 
     if work.fields.stream:
         frames = stream(service, work, call)
+        if identity is not None:
+            frames = _once(service, identity, frames)
         return EventStream(frames, headers, lambda error: error_frame(mapped(error)))
-    return await plain(http, answer(service, work, call), headers, error_body)
+    return await plain(http, call, lambda: answer(service, work, call), headers, error_body)
+
+
+def identity_of(http: HttpRequest, body: bytes) -> Identity | None:
+    """By what a request is known that has an Idempotency-Key.  Raises: BadRequest."""
+    key = http.headers.get("idempotency-key")
+    if key is None:
+        return None
+    call: Call = http.state.call
+    return Identity.of(call.caller.tenant_id, key, http.url.path, body)
+
+
+async def _once(
+    service: Service, identity: Identity, frames: AsyncGenerator[bytes, None]
+) -> AsyncGenerator[bytes, None]:
+    with service.replays.streaming(identity):
+        async with aclosing(frames):
+            async for chunk in frames:
+                yield chunk
 
 
 async def plain(
     http: HttpRequest,
-    answer: Coroutine[None, None, msgspec.Struct],
+    call: Call,
+    answer: Callable[[], Coroutine[None, None, msgspec.Struct]],
     headers: dict[str, str],
     error_body: Callable[[HttpError], bytes] = HttpError.body,
 ) -> Response:
     """An answer as one JSON body, which a client that goes away ends early."""
-    caller: Principal = http.state.principal
-    if not caller.api.plain_keep_alive:
-        whole = await while_connected(http.receive, answer)
-        return Response(msgspec.json.encode(whole), headers=headers, media_type="application/json")
+    service: Service = http.app.state.service
+
+    async def made() -> bytes:
+        return msgspec.json.encode(await answer())
 
     async def encoded() -> bytes:
-        return msgspec.json.encode(await answer)
+        if call.identity is None:
+            return await made()
+        body, is_replayed = await service.replays.once(call.identity, made)
+        if is_replayed:
+            call.headers["idempotent-replayed"] = "true"
+        return body
+
+    if not call.caller.api.plain_keep_alive:
+        whole = await while_connected(http.receive, encoded())
+        return Response(whole, headers=headers, media_type="application/json")
 
     def late(error: TribodyError) -> bytes:
-        return error_body(error_for(error, caller.api.errors))
+        return error_body(error_for(error, call.caller.api.errors))
 
     return PatientResponse(encoded(), headers, HEARTBEAT_SECONDS, late)

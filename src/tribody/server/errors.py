@@ -26,6 +26,7 @@ from tribody.core.errors import (
     StorageFailed,
     TribodyError,
 )
+from tribody.tenancy.rates import RateLimited
 
 RETRY_AFTER_SECONDS = 1
 # A queue that is full or an engine that restarts has usually moved on after a second.
@@ -105,7 +106,11 @@ class NoRoute(BadRequest):
 
 
 class TooManyRequests(Overloaded):
-    """The caller has as many requests under way as it may have."""
+    """The caller has as many requests under way, or has used as much, as it may."""
+
+    def __init__(self, message: str, retry_after: int = RETRY_AFTER_SECONDS) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
 
 
 class NeverStarted(Overloaded):
@@ -143,11 +148,21 @@ def http_error(
     """Build the answer for one status, with Retry-After or WWW-Authenticate where they belong."""
     headers: tuple[tuple[str, str], ...] = ()
     if status in (429, 503):
-        headers = (("retry-after", str(RETRY_AFTER_SECONDS)),)
+        headers = _retry_after(RETRY_AFTER_SECONDS)
     elif status == 401:
         headers = (("www-authenticate", "Bearer"),)
     kind = ERROR_TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
     return HttpError(status, ErrorDetail(message, kind, param, code), headers)
+
+
+def _retry_after(seconds: int) -> tuple[tuple[str, str], ...]:
+    return (("retry-after", str(seconds)),)
+
+
+def _rate_limited(exception: Exception, seconds: int | None) -> HttpError:
+    """`seconds`: until the request may be sent again; None: never as it is."""
+    answer = http_error(429, str(exception), code="rate_limit_exceeded")
+    return replace(answer, headers=() if seconds is None else _retry_after(seconds))
 
 
 def error_for(exception: BaseException, style: Style = "openai") -> HttpError:
@@ -176,8 +191,10 @@ def _openai(exception: BaseException) -> HttpError:
             return http_error(
                 exception.status, str(exception), param=exception.param, code=exception.code
             )
+        case RateLimited():
+            return _rate_limited(exception, exception.refusal.retry_after)
         case TooManyRequests():
-            return http_error(429, str(exception), code="rate_limit_exceeded")
+            return _rate_limited(exception, exception.retry_after)
         case Draining():
             return http_error(503, str(exception), code="shutting_down")
         case Overloaded():

@@ -29,13 +29,14 @@ from tribody.core.metering import Counts
 from tribody.core.principal import LOCAL, Principal
 from tribody.core.request import Request, SamplingParams
 from tribody.server import limits
-from tribody.server.auth import KeyFile, cache_salt
+from tribody.server.auth import Keys, cache_salt
 from tribody.server.call import Call
 from tribody.server.errors import Draining, TooManyRequests, bad_json
 from tribody.server.metering import Bill, Demand, Meter, Unmetered
 from tribody.server.metrics import Metrics
 from tribody.server.models_table import ModelsTable, ServedModel, ServedName, no_such_model
 from tribody.server.recent_prompts import RecentPrompts
+from tribody.server.replays import Replays
 from tribody.server.types import SamplingFields
 from tribody.server.validation import check_fields, unknown_fields
 from tribody.text.grammar_process import GrammarCheck
@@ -65,18 +66,22 @@ class Service:
 
     models: ModelsTable
     metrics: Metrics
-    keys: KeyFile | None
+    keys: Keys | None
     clock: Clock
     wall_seconds: Callable[[], float]
     api: ApiSettings = DEFAULT_API  # for callers without settings of their own
     meter: Meter = field(default_factory=Unmetered)
     draining: bool = False
     in_flight: int = 0
-    in_flight_of: Counter[str] = field(default_factory=Counter)  # by key
+    in_flight_of: Counter[str] = field(default_factory=Counter)  # by key, and by tenant
     grammars: GrammarCheck = field(default_factory=GrammarCheck)
     recent_prompts: RecentPrompts = field(default_factory=RecentPrompts)
+    replays: Replays = field(init=False)
     text_limiter: anyio.CapacityLimiter | None = field(default=None)
     endings: set[asyncio.Task[None]] = field(default_factory=set)  # what `to_the_end` runs
+
+    def __post_init__(self) -> None:
+        self.replays = Replays(self.clock)
 
     def local_caller(self) -> Principal:
         """Who calls when nobody needs a key: this machine's user."""
@@ -100,21 +105,27 @@ class Service:
             raise Draining(
                 "The server is shutting down; send the request again elsewhere or later."
             )
-        most, key = caller.api.max_concurrency, caller.key_id
-        if most and self.in_flight_of[key] >= most:
-            raise TooManyRequests(
-                f"Rate Limit Reached: {most} of your requests are under way, which is as many as "
-                "may be; send this one again when one has ended."
-            )
+        key, tenant = f"key/{caller.key_id}", f"tenant/{caller.tenant_id}"
+        for name, most in (
+            (key, caller.api.max_concurrency),
+            (key, caller.key_limits.concurrency),
+            (tenant, caller.tenant_limits.concurrency),
+        ):
+            if most and self.in_flight_of[name] >= most:
+                raise TooManyRequests(
+                    f"Rate Limit Reached: {most} of your requests are under way, which is as many "
+                    "as may be; send this one again when one has ended."
+                )
         self.in_flight += 1
-        self.in_flight_of[key] += 1
+        self.in_flight_of.update((key, tenant))
         try:
             yield
         finally:
             self.in_flight -= 1
-            self.in_flight_of[key] -= 1
-            if not self.in_flight_of[key]:
-                del self.in_flight_of[key]
+            self.in_flight_of.subtract((key, tenant))
+            for name in (key, tenant):
+                if not self.in_flight_of[name]:
+                    del self.in_flight_of[name]
 
     def find_model(self, name: str, caller: Principal) -> ServedName:
         """Raises: BadRequest (404) when no model has this name, or none that the caller may use."""
