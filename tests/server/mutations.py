@@ -6,7 +6,8 @@ import json
 from collections.abc import Callable
 from random import Random
 
-from tribody.server.routes import ROUTES, ApiRoute
+from tribody.server.api_route import ApiRoute
+from tribody.server.routes import ROUTES
 
 ASK = [{"role": "user", "content": "[[count: 3]] ü"}]
 BODY: dict[str, object] = {

@@ -356,7 +356,7 @@ def test_a_client_that_leaves_while_it_is_read_is_no_failure(
     running: RunningServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     """It was logged as a mistake of the server's."""
-    caplog.set_level("INFO", logger="tribody.server.app")
+    caplog.set_level("INFO", logger="tribody.server.boundary")
     host, _, port = running.url.removeprefix("http://").partition(":")
     head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: {host}\r\ncontent-length: 100\r\n\r\n"
     with socket.create_connection((host, int(port))) as connection:

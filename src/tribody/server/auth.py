@@ -110,6 +110,15 @@ def authenticate(
     """
     if keys is None:
         return msgspec.structs.replace(LOCAL, api=api)
+    key = given_key(headers, path)
+    principal = keys.find(key)
+    if principal is None:
+        raise unknown_key(key)
+    return principal
+
+
+def given_key(headers: Iterable[tuple[bytes, bytes]], path: str = "") -> bytes:
+    """The one key of a request.  Raises: Unauthorized where there is none, or not exactly one."""
     names = {b"authorization", b"x-api-key"} if path.startswith(ANTHROPIC) else {b"authorization"}
     found = [(name, _key_of(name, value)) for name, value in headers if name in names]
     given = [key for _, key in found]
@@ -124,12 +133,14 @@ def authenticate(
         raise Unauthorized(
             "Authentication Fails, the key must be given once, as 'Authorization: Bearer <key>'."
         )
-    principal = keys.find(given[0])
-    if principal is None:
-        shown = given[0][-4:].decode("ascii", "replace") if len(given[0]) > 3 * 4 else ""
-        shown = shown if shown.isalnum() else ""
-        raise Unauthorized(f"Authentication Fails, Your api key: ****{shown} is invalid")
-    return principal
+    return given[0]
+
+
+def unknown_key(key: bytes) -> Unauthorized:
+    """What is said of a key that is none of ours: its last characters, as DeepSeek does."""
+    shown = key[-4:].decode("ascii", "replace") if len(key) > 3 * 4 else ""
+    shown = shown if shown.isalnum() else ""
+    return Unauthorized(f"Authentication Fails, Your api key: ****{shown} is invalid")
 
 
 def _key_of(name: bytes, value: bytes) -> bytes:

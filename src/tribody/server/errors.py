@@ -223,6 +223,7 @@ def _openai(exception: BaseException) -> HttpError:
 
 PARAM_IN_MESSAGE = re.compile(r" - at `\$\.?(?P<path>[^`]*)`$")
 MISSING_FIELD = re.compile(r"^Object missing required field `(?P<name>[^`]+)`")
+UNKNOWN_FIELD = re.compile(r"^Object contains unknown field `(?P<name>[^`]*)`")
 
 
 def bad_json(exception: Exception) -> BadRequest:
@@ -248,10 +249,16 @@ def _bad_field(text: str) -> BadRequest:
     if missing:
         path = f"{path}.{missing['name']}" if path else missing["name"]
         return BadRequest(f"Missing required parameter: '{path}'.", param=path)
+    if unknown := UNKNOWN_FIELD.match(reason):
+        name = unknown["name"][:MAX_NAME_SHOWN]
+        path = f"{path}.{name}" if path else name
+        return BadRequest(f"Unknown parameter: '{path}'.", param=path)
     if not path:
         return BadRequest(f"The JSON body must be an object: {reason}.", code="invalid_json")
     return BadValue(f"Invalid type for '{path}': {reason}.", param=path)
 
+
+MAX_NAME_SHOWN = 64  # characters of a name that the caller made up
 
 Words = Sequence[tuple[re.Pattern[str], str]]
 MESSAGE_PLACE = re.compile(r"\bmessages\[([0-9]{1,5})\]")

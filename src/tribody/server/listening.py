@@ -42,9 +42,10 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def bind(host: str, port: int, *, has_keys: bool) -> socket.socket:
+def bind(host: str, port: int, *, has_keys: bool, option: str = "--port") -> socket.socket:
     """Take the address before anything is loaded, so that a clash shows at once.
 
+    `option`: what the port was given by, for messages.
     Raises: BadConfig when the host is not this machine's own and no keys guard it, when the
     address cannot be used, or when the port is taken (the message names the next free one).
     """
@@ -58,15 +59,17 @@ def bind(host: str, port: int, *, has_keys: bool) -> socket.socket:
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
     except (OSError, OverflowError) as error:
-        raise BadConfig(f"--host {host} --port {port}: not a usable address: {error}") from error
+        raise BadConfig(f"--host {host} {option} {port}: not a usable address: {error}") from error
     try:
         return _listen(family, address)
     except OSError as error:
         if port == 0:
             raise BadConfig(f"--host {host}: cannot listen: {error}") from error
         free = _next_free_port(family, address[0], port)
-        advice = f"; port {free} is free: --port {free} (make serve PORT={free})" if free else ""
-        raise BadConfig(f"--port {port} cannot be used: {error.strerror}{advice}") from error
+        advice = f"; port {free} is free: {option} {free}" if free else ""
+        if free and option == "--port":
+            advice += f" (make serve PORT={free})"
+        raise BadConfig(f"{option} {port} cannot be used: {error.strerror}{advice}") from error
 
 
 def _listen(family: int, address: tuple[object, ...]) -> socket.socket:

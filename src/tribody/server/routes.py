@@ -5,18 +5,12 @@ The application, the labels of metrics and logs, and /openapi.json are made from
 
 from __future__ import annotations
 
-import re
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from typing import Any, get_args
-
-import msgspec
-from starlette.requests import Request as HttpRequest
-from starlette.responses import Response
+from typing import get_args
 
 from tribody.core.principal import Principal
 from tribody.server import anthropic, anthropic_types, batches, files, responses_types, types
 from tribody.server import small_endpoints as small
+from tribody.server.api_route import ApiRoute, Labels, label_of
 from tribody.server.batch_types import BatchObject, BatchRequest
 from tribody.server.embeddings import EmbeddingList, EmbeddingRequest, embeddings
 from tribody.server.errors import Forbidden
@@ -26,36 +20,6 @@ from tribody.server.openai_chat import chat_completions
 from tribody.server.openai_completions import completions
 from tribody.server.responses import responses
 from tribody.server.tokenize import Tokenized, TokenizeRequest, tokenize
-
-Endpoint = Callable[[HttpRequest], Awaitable[Response]]
-
-
-@dataclass(frozen=True, kw_only=True)
-class ApiRoute:
-    """The first path is the one that is shown.  `scope`: what a key must be for that is not for
-    everything.  `generates`: a drain waits for it, and it counts against the caller's concurrency.
-
-    `form`: the schema of a multipart body, in place of `request`; `query`: the type of what may
-    stand behind the path's `?`; `verb`: the method, where it does not follow from these.
-    """
-
-    scope: str
-    paths: tuple[str, ...]
-    endpoint: Endpoint
-    summary: str
-    request: type[msgspec.Struct] | None = None
-    form: dict[str, Any] | None = None
-    query: type[msgspec.Struct] | None = None
-    verb: str | None = None
-    response: type[msgspec.Struct] | None = None  # None: `media`
-    media: str = "text/plain"
-    events: tuple[type[msgspec.Struct], ...] = ()  # of a stream, where `stream` is true
-    generates: bool = False
-
-    @property
-    def method(self) -> str:
-        return self.verb or ("GET" if self.request is None and self.form is None else "POST")
-
 
 ROUTES = (
     ApiRoute(
@@ -248,34 +212,14 @@ SCOPES = frozenset(route.scope for route in ROUTES)
 _OF_THE_SERVER = "metrics"  # tells of all tenants: only for keys that name it, where there are any
 GENERATING = frozenset(path for route in ROUTES if route.generates for path in route.paths)
 
-_PARAMETER = re.compile(r"\{(\w+)(:path)?\}")
-_PLAIN = frozenset(p for route in ROUTES for p in route.paths if not _PARAMETER.search(p)) | {
-    OPENAPI_PATH
-}
-_WITH_ID = {
-    p.partition("{")[0]: f"{p.partition('{')[0]}{{id}}"
-    for route in ROUTES
-    for p in route.paths
-    if _PARAMETER.search(p)
-}
-
-
-def label(path: str) -> str:
-    """A label from a closed set, whatever the client asked for."""
-    if path in _PLAIN:
-        return path
-    found = (shown for prefix, shown in _WITH_ID.items() if path.startswith(prefix))
-    return next(found, "other")
-
-
-_SCOPE_OF = {p.partition("{")[0]: route.scope for route in ROUTES for p in route.paths}
+LABELS = Labels(ROUTES, [OPENAPI_PATH])
+_SCOPE_OF = {label_of(path): route.scope for route in ROUTES for path in route.paths}
 _SCOPE_OF[OPENAPI_PATH] = "version"
 
 
 def scope_of(path: str) -> str:
     """What a key must be for to come here; "none" where nobody can."""
-    known = (prefix for prefix in _WITH_ID if path.startswith(prefix))
-    return _SCOPE_OF.get(path) or _SCOPE_OF.get(next(known, ""), "none")
+    return _SCOPE_OF.get(LABELS.of(path), "none")
 
 
 def check_scope(caller: Principal, path: str) -> None:

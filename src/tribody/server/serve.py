@@ -16,6 +16,7 @@ from pathlib import Path
 from types import FrameType
 
 import uvicorn
+from starlette.types import ASGIApp
 
 from tribody.core.api_settings import DEFAULT_API, ApiSettings
 from tribody.core.clock import MonotonicClock
@@ -105,8 +106,14 @@ def server_for(
     offline: Offline | None = None,
 ) -> DrainingServer:
     """A server around a service, not yet listening; run it with `serve(sockets=[bind(…)])`."""
-    config = uvicorn.Config(
-        create_app(service, offline),
+    config = uvicorn_config(create_app(service, offline))
+    return DrainingServer(config, service, shutdown_seconds, cut, offline)
+
+
+def uvicorn_config(app: ASGIApp) -> uvicorn.Config:
+    """How each of our listeners speaks HTTP."""
+    return uvicorn.Config(
+        app,
         http=BoundedProtocol,
         ws="none",
         lifespan="off",
@@ -116,7 +123,6 @@ def server_for(
         timeout_keep_alive=75,
         timeout_graceful_shutdown=CUT_SECONDS,
     )
-    return DrainingServer(config, service, shutdown_seconds, cut, offline)
 
 
 def make_service(

@@ -190,28 +190,31 @@ async def _give_back(admitting: asyncio.Future[Bill]) -> None:
         await (await admitting).settle(Counts(), "disconnect")
 
 
-async def read_body(http: HttpRequest) -> bytes:
+async def read_body(http: HttpRequest, most_bytes: int | None = None) -> bytes:
     """Read the whole body.  Raises: as `body_parts`."""
-    return b"".join([part async for part in body_parts(http)])
+    return b"".join([part async for part in body_parts(http, most_bytes)])
 
 
-async def body_parts(http: HttpRequest) -> AsyncGenerator[bytes, None]:
+async def body_parts(
+    http: HttpRequest, most_bytes: int | None = None
+) -> AsyncGenerator[bytes, None]:
     """The body as it comes, never more than the limit.
 
     Raises: BadRequest (413) as soon as the limit is known to be passed.
     """
+    most_bytes = limits.MAX_BODY_BYTES if most_bytes is None else most_bytes
     too_large = BadRequest(
-        f"The request body is larger than {limits.MAX_BODY_BYTES} bytes.",
+        f"The request body is larger than {most_bytes} bytes.",
         status=413,
         code="request_too_large",
     )
     declared = http.headers.get("content-length", "")
-    if declared.isascii() and declared.isdigit() and int(declared[:20]) > limits.MAX_BODY_BYTES:
+    if declared.isascii() and declared.isdigit() and int(declared[:20]) > most_bytes:
         raise too_large
     size = 0
     async for part in http.stream():
         size += len(part)
-        if size > limits.MAX_BODY_BYTES:
+        if size > most_bytes:
             raise too_large
         yield part
 

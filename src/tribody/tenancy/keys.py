@@ -8,16 +8,14 @@ is good for another.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import hmac
-import os
 import secrets
-import stat
 import string
 from pathlib import Path
 
 from tribody.core.errors import BadConfig
+from tribody.core.private_file import read_or_make
 
 PREFIX = "sk-"
 ALPHABET = string.digits + string.ascii_letters
@@ -61,40 +59,12 @@ def read_secret(path: Path) -> bytes:
 
     Raises: BadConfig when it cannot be read or made, others may read it, or it is no secret.
     """
-    try:
-        if not path.exists():
-            _make_secret(path)
-        with open(path, "rb") as file:
-            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
-            secret = file.read(SECRET_BYTES + 1)
-    except OSError as error:
-        raise BadConfig(f"the secret {path} cannot be read or made: {error.strerror}") from error
-    if mode & 0o077:
-        raise BadConfig(f"the secret {path} may be read by others (mode {mode:o}); chmod 600 it")
+    secret = read_or_make(
+        path, "the secret", lambda: secrets.token_bytes(SECRET_BYTES), SECRET_BYTES
+    )
     if len(secret) != SECRET_BYTES:
         raise BadConfig(
             f"the secret {path} does not have {SECRET_BYTES} bytes; restore it, for with another "
             "one no key is known any more"
         )
     return secret
-
-
-def _make_secret(path: Path) -> None:
-    """Whole and on the disk before it has its name; whoever was first wins."""
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.{secrets.token_hex(8)}.part")
-    handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    try:
-        with open(handle, "wb") as file:
-            file.write(secrets.token_bytes(SECRET_BYTES))
-            file.flush()
-            os.fsync(file.fileno())
-        with contextlib.suppress(FileExistsError):
-            os.link(part, path)
-    finally:
-        part.unlink()
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
