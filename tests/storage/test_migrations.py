@@ -79,11 +79,11 @@ def test_rows_of_the_ledger_are_never_changed(table):
 def test_for_postgresql_the_types_and_guards_are_its_own():
     step = Step(
         "pages",
-        ("CREATE TABLE pages (n INTEGER PRIMARY KEY, body BLOB NOT NULL) STRICT, WITHOUT ROWID",),
+        ("CREATE TABLE pages (n INTEGER PRIMARY KEY, text TEXT, b BLOB) STRICT, WITHOUT ROWID",),
         append_only=("pages",),
     )
     table, function, trigger = statements(step, "postgresql")
-    assert table == "CREATE TABLE pages (n BIGINT PRIMARY KEY, body BYTEA NOT NULL)"
+    assert table == ('CREATE TABLE pages (n BIGINT PRIMARY KEY, text TEXT COLLATE "C", b BYTEA)')
     assert function.startswith("CREATE OR REPLACE FUNCTION never_changed()")
     assert trigger.startswith("CREATE TRIGGER pages_keep BEFORE UPDATE OR DELETE OR TRUNCATE")
 

@@ -26,6 +26,10 @@ class DatabaseBusy(StorageFailed):
     """Another process held the database for too long; the transaction is undone."""
 
 
+class Disconnected(StorageFailed):
+    """The server of the database went away before the commit; the transaction is undone."""
+
+
 class StatementRefused(StorageFailed):
     """A statement broke a rule of its table, such as "rows are never changed": our mistake."""
 

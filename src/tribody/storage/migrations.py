@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from tribody.core.errors import BadConfig
-from tribody.storage.database import Database, Dialect
+from tribody.storage.database import Database, Dialect, StatementRefused
 
 
 class Step(NamedTuple):
@@ -19,6 +19,8 @@ class Step(NamedTuple):
     texts: tuple[str, ...]
     append_only: tuple[str, ...] = ()
 
+
+MIGRATIONS = Step("migrations", ("CREATE TABLE IF NOT EXISTS migrations (name TEXT PRIMARY KEY)",))
 
 REVISION = Step(
     "revision",
@@ -212,17 +214,25 @@ def migrate(database: Database) -> None:
 
     Raises: BadConfig when it has taken one that is not known here.
     """
-    database.run("CREATE TABLE IF NOT EXISTS migrations (name TEXT PRIMARY KEY)")
-    if _steps_left(database):
-        with database.transaction():  # in which nobody else takes them
-            for step in _steps_left(database):
-                for statement in statements(step, database.dialect):
-                    database.run(statement)
-                database.run("INSERT INTO migrations (name) VALUES (?)", (step.name,))
+    if not _steps_left(database):
+        return
+    with database.transaction():  # in which nobody else takes them
+        for statement in statements(MIGRATIONS, database.dialect):
+            database.run(statement)
+        for step in _steps_left(database):
+            for statement in statements(step, database.dialect):
+                database.run(statement)
+            database.run("INSERT INTO migrations (name) VALUES (?)", (step.name,))
 
 
 def _steps_left(database: Database) -> list[Step]:
-    taken = {str(name) for (name,) in database.rows("SELECT name FROM migrations")}
+    try:
+        rows = database.rows("SELECT name FROM migrations")
+    except StatementRefused:
+        if database.in_transaction:
+            raise
+        return list(STEPS)  # the table is not there yet
+    taken = {str(name) for (name,) in rows}
     unknown = taken - {step.name for step in STEPS}
     if unknown:
         raise BadConfig(
@@ -259,6 +269,7 @@ def _for_postgresql(text: str) -> str:
         (") STRICT, WITHOUT ROWID", ")"),
         (") STRICT", ")"),
         (" INTEGER", " BIGINT"),
+        (" TEXT", ' TEXT COLLATE "C"'),  # ordered by bytes, as SQLite does
         (" BLOB", " BYTEA"),
     ):
         text = text.replace(ours, theirs)

@@ -65,8 +65,9 @@ class SqliteDatabase:
     def _prepare(self, path: Path | str, *, read_only: bool) -> None:
         self._connection.set_busy_timeout(BUSY_TIMEOUT_MS)
         try:
+            # In this order: another process may be beginning it, the mark first.
+            empty = not self.rows("SELECT 1 FROM sqlite_schema LIMIT 1")
             ours = self._pragma("application_id") == APPLICATION_ID
-            empty = not ours and not self.rows("SELECT 1 FROM sqlite_schema LIMIT 1")
         except StorageFailed as error:
             raise BadConfig(f"{path} cannot be read as a database: {error}") from error
         if not ours and (read_only or not empty):

@@ -20,12 +20,19 @@ from queue import SimpleQueue
 from typing import Any, TypeVar
 
 from tribody.core.errors import StorageFailed
-from tribody.storage.database import Database, DatabaseBusy, DiskFull, StatementRefused
+from tribody.storage.database import (
+    Database,
+    DatabaseBusy,
+    Disconnected,
+    DiskFull,
+    StatementRefused,
+)
 from tribody.storage.opening import open_database
 
 T = TypeVar("T")
 MAX_WORKS = 256  # in one commit: about 50 ms of work at most
-PASSING = (DiskFull, DatabaseBusy, StatementRefused)  # after these the next commit may succeed
+# After these the next commit may succeed.
+PASSING = (DiskFull, DatabaseBusy, Disconnected, StatementRefused)
 
 
 class _Job:
