@@ -11,6 +11,7 @@ from tribody.core.principal import Limits
 from tribody.tenancy.records import (
     LAST_MS,
     MAX_AMOUNT,
+    ROUTES,
     NewKey,
     Tenant,
     User,
@@ -68,7 +69,7 @@ GOOD_KEYS: list[dict[str, Any]] = [
     {"expires_ms": LAST_MS},
     {"models": frozenset({"m" * 256})},
     {"models": frozenset(map(str, range(256)))},
-    {"routes": frozenset({"chat", "balance"})},
+    *({"routes": frozenset({route})} for route in sorted(ROUTES)),
     {"limits": Limits(tokens_per_day=MAX_AMOUNT)},
     {"api": "sampling=openai"},
 ]

@@ -30,6 +30,8 @@ Route = Literal[
     "tokenize",
     "models",
     "balance",
+    "metrics",
+    "version",
 ]
 ROUTES: frozenset[str] = frozenset(get_args(Route))  # the labels that a key's scope may name
 
