@@ -88,7 +88,9 @@ def test_every_change_is_effective_at_the_next_look(
     key, plain = add_key(reader.db, expires_ms=NOW_MS + 5)
     assert accounts.find(plain, NOW_MS) is Denial.UNKNOWN
     accounts.poll()
-    assert isinstance(accounts.find(plain, NOW_MS), Principal)
+    for find in (lambda at: accounts.find(plain, at), lambda at: accounts.of_key(key.id, at)):
+        assert isinstance(find(NOW_MS + 4), Principal)
+        assert find(NOW_MS + 5) is Denial.EXPIRED
     store.change_key(reader.db, key.id, KeyChange(is_paused=True), **BY)
     accounts.poll()
     assert accounts.find(plain, NOW_MS) is Denial.PAUSED
@@ -133,6 +135,8 @@ def test_the_thread_looks_by_itself(
     accounts = LiveDirectory(lambda: open_reader(path), SECRET, DEFAULT_API, clock)
     before = threading.active_count()
     accounts.start()
+    (thread,) = (one for one in threading.enumerate() if one.name == "accounts")
+    assert thread.daemon
     _, plain = add_key(theirs)
     seen = threading.Event()
     for _ in range(10_000):

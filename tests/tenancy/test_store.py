@@ -274,6 +274,16 @@ def test_a_change_that_changes_nothing_is_none(filled: Database) -> None:
     assert store.revision(filled) == number == len(store.all_changes(filled))
 
 
+def test_the_order_within_a_scope_is_no_change(filled: Database) -> None:
+    names = [f"model-{number}" for number in range(200)]
+    key, _ = add_key(filled, models=frozenset(names))
+    number = store.revision(filled)
+    for first in names[1:50]:
+        again = KeyChange(models=frozenset([first, *reversed(names)]))
+        store.change_key(filled, key.id, again, at_ms=LATER_MS, who=WHO)
+    assert store.revision(filled) == number
+
+
 def test_changes_are_read_in_parts(filled: Database) -> None:
     every = store.all_changes(filled)
     assert [one.number for one in every] == [1, 2, 3]

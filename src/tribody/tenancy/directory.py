@@ -15,7 +15,7 @@ import msgspec
 
 from tribody.core.api_settings import ApiSettings, with_options
 from tribody.core.errors import StorageFailed
-from tribody.core.principal import NO_LIMITS, Principal
+from tribody.core.principal import Principal
 from tribody.storage.database import Database
 from tribody.tenancy import keys, store
 from tribody.tenancy.records import Key, Tenant
@@ -155,7 +155,6 @@ def _of_tenant(tenant: Tenant, secret: bytes, default_api: ApiSettings) -> Princ
         weight=tenant.weight,
         kv_salt=keys.kv_salt(secret, tenant.id),
         tenant_limits=tenant.limits,
-        key_limits=NO_LIMITS,
         is_charged=True,
         credit_micro=tenant.credit_micro,
     )
