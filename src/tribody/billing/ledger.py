@@ -25,7 +25,9 @@ from tribody.billing.records import (
 from tribody.billing.reservations import open_reservations, reserve, state_of
 from tribody.billing.results import Decided, accept, expire_results
 from tribody.billing.settlement import record, recover, settle
+from tribody.billing.statements import Statement, statement
 from tribody.billing.transfers import adjust, balances, grant, refund, top_up
+from tribody.billing.usage import Chosen, serving_times, usage_records, usage_rows
 
 __all__ = [
     "AlreadyReserved",
@@ -33,10 +35,12 @@ __all__ = [
     "Balance",
     "CapReached",
     "Charge",
+    "Chosen",
     "Decided",
     "IdempotencyConflict",
     "NoBalance",
     "Reservation",
+    "Statement",
     "UnknownRequest",
     "accept",
     "adjust",
@@ -48,7 +52,11 @@ __all__ = [
     "recover",
     "refund",
     "reserve",
+    "serving_times",
     "settle",
     "state_of",
+    "statement",
     "top_up",
+    "usage_records",
+    "usage_rows",
 ]

@@ -24,6 +24,11 @@ def month(at_ms: int) -> str:
     return _names(_day_number(at_ms))[1]
 
 
+def day_name(number: int) -> str:
+    """The day with this number, counted from 1970-01-01."""
+    return _names(number)[0]
+
+
 def day_end_ms(at_ms: int) -> int:
     """The first instant of the next day."""
     return (_day_number(at_ms) + 1) * DAY_MS - AHEAD_MS

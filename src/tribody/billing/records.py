@@ -33,9 +33,10 @@ class Reservation(msgspec.Struct, frozen=True, kw_only=True):
     """What one request may come to, held from its admission to its settlement.
 
     `at_ms` is the instant that it is priced at and whose day and month its caps are those of.
-    Without a `quote` nothing is charged; tokens are held and counted all the same.  `node_id` is
-    the server that has it, which settles what it had left open when it starts again.  With an
-    `idempotency_key` there is one such request to a tenant, with one body.
+    `prompt_tokens` are those that the quote was found for.  Without a `quote` nothing is charged;
+    tokens are held and counted all the same.  `node_id` is the server that has it, which settles
+    what it had left open when it starts again.  With an `idempotency_key` there is one such
+    request to a tenant, with one body.
     """
 
     request_id: str
@@ -48,6 +49,7 @@ class Reservation(msgspec.Struct, frozen=True, kw_only=True):
     streamed: bool = False
     is_batch: bool = False
     at_ms: int
+    prompt_tokens: int = 0
     quote: Quote | None
     worst_micro: int = 0
     worst_tokens: int = 0

@@ -97,11 +97,11 @@ def check_available(
 
 def open_reservations(db: Database, node_id: str | None = None) -> list[Reservation]:
     """Those that were not settled yet: of one node, or all; the oldest first."""
+    of_node = "" if node_id is None else "AND requests.node_id = ? "
     rows = db.rows(
         "SELECT entries.detail FROM requests JOIN entries ON entries.sequence = requests.opened "
-        "WHERE requests.closed IS NULL AND (? IS NULL OR requests.node_id = ?) "
-        "ORDER BY requests.opened",
-        (node_id, node_id),
+        f"WHERE requests.closed IS NULL {of_node}ORDER BY requests.opened",
+        () if node_id is None else (node_id,),
     )
     return [read_reservation(str(detail)) for (detail,) in rows]
 
