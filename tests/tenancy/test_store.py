@@ -113,7 +113,12 @@ def test_records_are_listed_in_the_order_of_their_making(db: Database) -> None:
 def test_nothing_in_the_database_is_a_key(db: Database) -> None:
     add_tenant(db)
     _, plain = add_key(db)
-    tables = db.rows("SELECT name FROM sqlite_schema WHERE type = 'table'")
+    tables = db.rows(
+        {
+            "sqlite": "SELECT name FROM sqlite_schema WHERE type = 'table'",
+            "postgresql": "SELECT tablename FROM pg_tables WHERE schemaname = current_schema()",
+        }[db.dialect]
+    )
     kept = "".join(str(db.rows(f"SELECT * FROM {name!s}")) for (name,) in tables)
     assert plain.decode() not in kept
     assert plain.decode()[3:-4] not in kept
