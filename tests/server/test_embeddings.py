@@ -116,6 +116,19 @@ def test_a_client_that_leaves_aborts_its_inputs(
     assert running.engine.abort_seen.wait(5)
 
 
+def test_inputs_that_never_begin(
+    http: httpx2.Client, running: RunningServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "START_SECONDS", 0.0)
+    monkeypatch.setattr("tribody.server.embeddings.HEARTBEAT_SECONDS", 0.02)
+    running.engine.hold = Held(after=0)
+    error = error_of(embed(http, input=["a", "b"]), 503)
+    assert error["message"].startswith("This request has waited for 0 s")
+    assert running.engine.abort_seen.wait(5)
+    running.engine.reset()
+    assert embed(http, input=["a", "b"]).status_code == 200
+
+
 def test_the_shipped_scripted_engine() -> None:
     """Through the engine process: vectors of length 1 that depend on the text alone."""
     with serving() as url, httpx2.Client(verify=False, timeout=60.0) as http:

@@ -27,7 +27,7 @@ from tribody.server import limits, validation
 from tribody.server.call import Call
 from tribody.server.endpoint import identity_of, plain
 from tribody.server.errors import GenerationFailed
-from tribody.server.generation import ABORT_SECONDS, outcome_of
+from tribody.server.generation import ABORT_SECONDS, HEARTBEAT_SECONDS, check_wait, outcome_of
 from tribody.server.metering import Bill, Demand
 from tribody.server.models_table import Events, ServedModel
 from tribody.server.service import Service, decode_any, ignored_header, read_body
@@ -145,7 +145,7 @@ def _token_ids(given: str | list[int], model: ServedModel) -> list[int]:
 
 async def answer(service: Service, work: EmbeddingWork, call: Call) -> EmbeddingList:
     """Run `work` to its end.  Raises: what the engine raises, for the first input that fails;
-    what `Service.admit` raises."""
+    what `Service.admit` raises; NeverStarted."""
     running = _Running(service, work, call)
     vectors = await running.vectors()
     num_tokens = sum(len(request.prompt_token_ids) for request in work.requests)
@@ -177,7 +177,7 @@ class _Running:
         tasks = [asyncio.create_task(self._vector(request)) for request in self._work.requests]
         outcome: Outcome = "disconnect"
         try:
-            vectors = await asyncio.gather(*tasks)
+            vectors = await self._all(tasks)
             outcome = "finished"
         except Exception as failure:
             outcome = outcome_of(failure, draining=self._service.draining)
@@ -185,6 +185,20 @@ class _Running:
         finally:
             await self._service.to_the_end(self._end(tasks, bill, outcome))
         return vectors
+
+    async def _all(self, tasks: list[asyncio.Task[bytes]]) -> list[bytes]:
+        """Raises: what the first failure raises; NeverStarted while no input has been computed."""
+        begun, waiting = False, set(tasks)
+        while waiting:
+            done, waiting = await asyncio.wait(
+                waiting, timeout=HEARTBEAT_SECONDS, return_when=asyncio.FIRST_EXCEPTION
+            )
+            for task in done:
+                task.result()
+            begun = begun or bool(done)
+            if not begun:
+                check_wait(self._service, self._call)
+        return [task.result() for task in tasks]
 
     def _demand(self) -> Demand:
         lengths = [len(request.prompt_token_ids) for request in self._work.requests]

@@ -191,12 +191,8 @@ class Generation:
                 async with asyncio.timeout(heartbeat_seconds):
                     item = await self._queue.get()
             except TimeoutError:
-                waited = self._service.clock.now() - self.call.started
-                if not begun and waited > limits.START_SECONDS:
-                    raise NeverStarted(
-                        f"This request has waited for {limits.START_SECONDS:g} s; please send it "
-                        "again later."
-                    ) from None
+                if not begun:
+                    check_wait(self._service, self.call)
                 yield None
                 continue
             begun = True
@@ -256,6 +252,14 @@ class Generation:
             prompt_cache_miss_tokens=prompt_tokens - cached,
             prompt_tokens_details=PromptTokensDetails(cached),
             completion_tokens_details=CompletionTokensDetails(self._reasoning_tokens()),
+        )
+
+
+def check_wait(service: Service, call: Call) -> None:
+    """Raises: NeverStarted for a call that has waited long enough to begin to run."""
+    if service.clock.now() - call.started > limits.START_SECONDS:
+        raise NeverStarted(
+            f"This request has waited for {limits.START_SECONDS:g} s; please send it again later."
         )
 
 
