@@ -15,7 +15,7 @@ from tribody.core.errors import BadConfig
 from tribody.core.request import Event, Request, SamplingParams, StepPlan
 from tribody.engine.client import EngineClient, Patience
 from tribody.engine.engine import Engine
-from tribody.engine.scripted import ScriptedExecutor, build_scripted
+from tribody.engine.scripted import REQUESTS_KNOWN, ScriptedExecutor, build_scripted
 from tribody.engine.scripted_arguments import Filler
 from tribody.engine.scripted_following import Followed, Order
 from tribody.engine.scripted_text import TEMPLATE, read, tokenizer_source
@@ -396,6 +396,20 @@ def test_memory_can_be_made_short() -> None:
         found += running.step()
     for name in "ab":
         assert text_of([event for event in found if event.request_id == name]) == "x" * 500
+
+
+def test_what_has_been_answered_is_forgotten() -> None:
+    """And read again where it was not over: here by asking in turns."""
+    made = ScriptedExecutor(TOKENIZER, ScriptConfig(), max_running=1)
+    running = with_executor(made)
+    for i in range(20):
+        running.submit(request(prompt(f"[[say: {i}]]"), str(i)))
+    found: list[Event] = []
+    while running.has_work():
+        found += running.step()
+    for i in range(20):
+        assert text_of([event for event in found if event.request_id == str(i)]) == str(i)
+    assert len(made._known) == REQUESTS_KNOWN
 
 
 # --- pace, faults, configuration -------------------------------------------------------------

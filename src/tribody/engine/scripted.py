@@ -60,7 +60,7 @@ STEP_DOWN = 40.0  # nats between tokens that a grammar chooses among: the first 
 
 RANDOM = -1  # in a script: a letter that the sampler draws
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
-MOST_REQUESTS_KNOWN = 4096  # beyond the largest --max-running; a forgotten one is read again
+REQUESTS_KNOWN = 4  # for each that may run: the preempted ones too; a forgotten one is read again
 DEAD = 70  # the exit status of a process that was told to die (EX_SOFTWARE)
 
 
@@ -99,6 +99,7 @@ class ScriptedExecutor:
         tokenizer: Tokenizer,
         config: ScriptConfig,
         *,
+        max_running: int = 64,
         guidance: Guidance | None = None,
         clock: Clock | None = None,
         sleep: Callable[[float], None] = time.sleep,
@@ -117,6 +118,7 @@ class ScriptedExecutor:
         self._unscripted[readable] = -SURE - 0.01 * np.arange(len(readable))
         self._letters = tokenizer.encode(LETTERS, add_special_tokens=False)
         self._known: OrderedDict[str, _Known] = OrderedDict()
+        self._most_known = REQUESTS_KNOWN * max_running
         self._states = _states(tokenizer.vocab_size)
 
     def run(self, plan: StepPlan) -> StepResult:
@@ -177,7 +179,7 @@ class ScriptedExecutor:
             prompt = self._tokenizer.decode(slot.prompt_token_ids, skip_special_tokens=False)
             parts = answer(read(prompt), faults=self._faults)
             known = self._known[slot.request_id] = _Known(self.script(parts))
-            if len(self._known) > MOST_REQUESTS_KNOWN:
+            if len(self._known) > self._most_known:
                 self._known.popitem(last=False)
         self._known.move_to_end(slot.request_id)
         return known
@@ -248,7 +250,9 @@ def build_scripted(
     fingerprint = hashlib.sha256(encoder.encode(source)).digest()
     scheduler = Scheduler(limits, tokenizer.eos_token_ids, fingerprint)
     guidance = Guidance(lambda: tokenizer, tokenizer.vocab_size, tokenizer.eos_token_ids)
-    executor = ScriptedExecutor(tokenizer, script, guidance=guidance)
+    executor = ScriptedExecutor(
+        tokenizer, script, max_running=limits.max_running, guidance=guidance
+    )
     rate = f"{script.tokens_per_second:g} tokens/s" if script.tokens_per_second else "no model"
     info = EngineInfo(
         model_id=SCRIPTED,
