@@ -101,6 +101,16 @@ def test_a_reader_writes_nothing(database, path):
     reader.close()
 
 
+def test_a_reader_s_transaction_sees_one_moment(database, path):
+    reader = open_reader(path)
+    with reader.transaction():
+        assert numbers(reader) == []
+        add(database, 1)
+        assert numbers(reader) == []
+    assert numbers(reader) == [1]
+    reader.close()
+
+
 def test_a_full_disk_undoes_the_transaction_and_is_no_end(database):
     (pages,) = database.rows("PRAGMA page_count")[0]
     database.rows(f"PRAGMA max_page_count = {pages}")

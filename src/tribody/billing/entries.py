@@ -89,6 +89,12 @@ class Entry(NamedTuple):
     postings: Sequence[Posting] = ()
     usage: Usage | None = None
 
+    def values(self) -> tuple[Value | list[Posting] | list[Value], ...]:
+        """What its hash covers, less its place in the chain and the detail's text."""
+        postings = [posting for posting in self.postings if posting.micro]
+        usage = None if self.usage is None else self.usage.values()
+        return self.kind, self.at_ms, self.tenant_id, self.request_id, postings, usage
+
 
 def granted(tenant_id: str) -> str:
     return f"tenant/{tenant_id}/granted"

@@ -7,6 +7,7 @@ anywhere.  They know no clock: instants are UTC milliseconds that they are given
     reserve -> settle               what a request may come to is held, then charged exactly once
     accept / expire_results         an answer paid for by result
     top_up, grant, refund, adjust   money without a request
+    use_tariff                      the price list from now on; every one is kept
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from tribody.billing.reservations import open_reservations, reserve, state_of
 from tribody.billing.results import Decided, accept, expire_results
 from tribody.billing.settlement import record, recover, settle
 from tribody.billing.statements import Statement, statement
+from tribody.billing.tariff_store import current_tariff, stored_tariff, use_tariff
 from tribody.billing.transfers import adjust, balances, grant, refund, top_up
 from tribody.billing.usage import Chosen, serving_times, usage_records, usage_rows
 
@@ -45,6 +47,7 @@ __all__ = [
     "accept",
     "adjust",
     "balances",
+    "current_tariff",
     "expire_results",
     "grant",
     "open_reservations",
@@ -56,7 +59,9 @@ __all__ = [
     "settle",
     "state_of",
     "statement",
+    "stored_tariff",
     "top_up",
     "usage_records",
     "usage_rows",
+    "use_tariff",
 ]

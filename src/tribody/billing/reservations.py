@@ -46,30 +46,13 @@ def reserve(db: Database, reservation: Reservation) -> None:
     """
     _check_amounts(reservation)
     _refuse_twice(db, reservation)
-    quote = reservation.quote
-    currency = "" if quote is None else quote.currency
-    place = totals.Place(reservation.tenant_id, reservation.key_id, reservation.at_ms, currency)
+    place = place_of(reservation)
     totals.check_caps(db, reservation, place)
     worst = reservation.worst_micro
-    postings: tuple[Posting, ...] = ()
     if worst:
-        check_available(db, reservation.tenant_id, currency, worst, reservation.credit_micro)
-        postings = (
-            Posting(held(reservation.tenant_id), currency, worst),
-            Posting(HOLDS, currency, -worst),
-        )
-    sequence = append(
-        db,
-        Entry(
-            "reserve",
-            reservation.at_ms,
-            reservation.tenant_id,
-            reservation.request_id,
-            reservation,
-            postings,
-        ),
-    )
-    totals.add(db, place, totals.Change(held_tokens=reservation.worst_tokens, held_micro=worst))
+        check_available(db, reservation.tenant_id, place.currency, worst, reservation.credit_micro)
+    sequence = append(db, reservation_entry(reservation))
+    totals.add(db, place, held_change(reservation))
     db.run(
         "INSERT INTO requests (request_id, node_id, opened) VALUES (?, ?, ?)",
         (reservation.request_id, reservation.node_id, sequence),
@@ -82,6 +65,27 @@ def reserve(db: Database, reservation: Reservation) -> None:
             reservation.body_digest or "",
             sequence,
         )
+
+
+def place_of(reservation: Reservation) -> totals.Place:
+    currency = "" if reservation.quote is None else reservation.quote.currency
+    return totals.Place(reservation.tenant_id, reservation.key_id, reservation.at_ms, currency)
+
+
+def reservation_entry(reservation: Reservation) -> Entry:
+    currency, worst = place_of(reservation).currency, reservation.worst_micro
+    return Entry(
+        "reserve",
+        reservation.at_ms,
+        reservation.tenant_id,
+        reservation.request_id,
+        reservation,
+        (Posting(held(reservation.tenant_id), currency, worst), Posting(HOLDS, currency, -worst)),
+    )
+
+
+def held_change(reservation: Reservation) -> totals.Change:
+    return totals.Change(held_tokens=reservation.worst_tokens, held_micro=reservation.worst_micro)
 
 
 def check_available(

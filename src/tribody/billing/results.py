@@ -6,14 +6,14 @@ checks it) accepts or declines, or the time for that is over.  The first decisio
 
 from __future__ import annotations
 
-from typing import Literal, cast
+from typing import Literal, NamedTuple, cast
 
 import msgspec
 
 from tribody.billing import totals
-from tribody.billing.entries import Entry, append
+from tribody.billing.entries import Entry, account_balances, append, granted
 from tribody.billing.records import UnknownRequest
-from tribody.billing.settlement import release, take, taking
+from tribody.billing.settlement import from_granted, release, taking
 from tribody.storage.database import Database
 
 Decision = Literal["accept", "decline", "expire"]
@@ -62,29 +62,69 @@ def expire_results(db: Database, at_ms: int) -> int:
     return len(rows)
 
 
+class Offer(NamedTuple):
+    """An answer that waits for its decision, and where its request is counted."""
+
+    settled: int
+    request_id: str
+    tenant_id: str
+    model: str
+    currency: str
+    micro: int
+    key_id: str
+    started_ms: int
+
+
+def decide(offer: Offer, decision: Decision, granted_micro: int) -> Decided:
+    """`granted_micro` is what the tenant has of granted money."""
+    decided = Decided(settled=offer.settled, decision=decision, currency=offer.currency)
+    if decision != "accept":
+        return decided
+    return msgspec.structs.replace(
+        decided, micro=offer.micro, granted_micro=from_granted(offer.micro, granted_micro)
+    )
+
+
+def decision_entry(offer: Offer, decided: Decided, at_ms: int) -> Entry:
+    return Entry(
+        decided.decision,
+        at_ms,
+        offer.tenant_id,
+        offer.request_id,
+        decided,
+        (
+            *release(offer.tenant_id, offer.currency, offer.micro),
+            *taking(
+                offer.tenant_id,
+                offer.model,
+                offer.currency,
+                decided.micro,
+                decided.granted_micro,
+            ),
+        ),
+    )
+
+
+def decided_change(offer: Offer, decided: Decided) -> tuple[totals.Place, totals.Change]:
+    place = totals.Place(offer.tenant_id, offer.key_id, offer.started_ms, offer.currency)
+    return place, totals.Change(micro=decided.micro, held_micro=-offer.micro)
+
+
 def _decide(db: Database, request_id: str, decision: Decision, at_ms: int) -> Decided:
     [row] = db.rows(
-        "SELECT results.sequence, results.tenant_id, results.model, results.currency, "
-        "results.micro, usage.key_id, usage.started_ms "
+        "SELECT results.sequence, results.request_id, results.tenant_id, results.model, "
+        "results.currency, results.micro, usage.key_id, usage.started_ms "
         "FROM results JOIN usage ON usage.sequence = results.sequence "
         "WHERE results.request_id = ?",
         (request_id,),
     )
-    settled, tenant_id, model, currency, micro, key_id, started_ms = cast(
-        tuple[int, str, str, str, int, str, int], row
-    )
-    postings = release(tenant_id, currency, micro)
-    decided = Decided(settled=settled, decision=decision, currency=currency)
-    if decision == "accept":
-        from_grants = take(db, tenant_id, currency, micro)
-        postings += taking(tenant_id, model, currency, micro, from_grants)
-        decided = msgspec.structs.replace(decided, micro=micro, granted_micro=from_grants)
-    sequence = append(db, Entry(decision, at_ms, tenant_id, request_id, decided, postings))
-    totals.add(
-        db,
-        totals.Place(tenant_id, key_id, started_ms, currency),
-        totals.Change(micro=decided.micro, held_micro=-micro),
-    )
+    offer = Offer(*cast(tuple[int, str, str, str, str, int, str, int], row))
+    account = granted(offer.tenant_id)
+    money = account_balances(db, (account,), offer.currency)[account]
+    decided = decide(offer, decision, money)
+    sequence = append(db, decision_entry(offer, decided, at_ms))
+    place, change = decided_change(offer, decided)
+    totals.add(db, place, change)
     db.run(
         "UPDATE results SET decided = ?, accepted = ? WHERE request_id = ?",
         (sequence, int(decision == "accept"), request_id),

@@ -7,6 +7,9 @@ our side (an error, a restart, a shutdown, a refusal after admission) is recorde
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import cast
+
 import msgspec
 
 from tribody.billing import totals
@@ -22,11 +25,13 @@ from tribody.billing.entries import (
     income,
     topped_up,
 )
-from tribody.billing.pricing import NOTHING_USED, FreeUsed, Quote, priced
+from tribody.billing.pricing import NOTHING_USED, FreeUsed, Kind, priced
 from tribody.billing.records import CHARGED, Charge, Reservation, UnknownRequest
-from tribody.billing.reservations import read_reservation
+from tribody.billing.reservations import place_of, read_reservation
 from tribody.core.metering import Counts, Outcome, UsageRecord
 from tribody.storage.database import Database
+
+KINDS: tuple[Kind, ...] = ("hit", "miss", "output", "reasoning")
 
 _decoder = msgspec.json.Decoder(Charge)
 
@@ -53,23 +58,18 @@ def settle(
     if closed is not None:
         return read_charge(str(detail))
     reservation = read_reservation(str(detail))
-    charge = _charge(db, reservation, counts, outcome, ended_ms)
-    sequence = append(
-        db,
-        Entry(
-            "settle",
-            ended_ms,
-            reservation.tenant_id,
-            request_id,
-            charge,
-            _postings(reservation, charge),
-            _usage(reservation, charge, ended_ms),
-        ),
+    charge = charge_for(
+        reservation,
+        counts,
+        outcome,
+        ended_ms,
+        free_used=_free_used(db, reservation),
+        granted_micro=granted_money(db, reservation),
     )
-    totals.add(db, _place(reservation), _change(reservation, charge))
+    sequence = append(db, settlement_entry(reservation, charge, ended_ms))
+    totals.add(db, place_of(reservation), settled_change(reservation, charge))
     db.run("UPDATE requests SET closed = ? WHERE request_id = ?", (sequence, request_id))
-    if charge.quote is not None and charge.quote.free is not None:
-        _count_free(db, charge)
+    _count_free(db, charge)
     if charge.result_micro:
         db.run(
             "INSERT INTO results (sequence, request_id, tenant_id, model, currency, micro, "
@@ -95,24 +95,13 @@ def record(db: Database, usage: UsageRecord) -> None:
     """Without accounts: what a request has used, once; nothing is charged."""
     if db.rows("SELECT 1 FROM requests WHERE request_id = ?", (usage.request_id,)):
         return
-    sequence = append(
-        db,
-        Entry(
-            "usage",
-            usage.ended_ms,
-            usage.tenant_id,
-            usage.request_id,
-            NoDetail(),
-            usage=Usage(usage),
-        ),
-    )
+    sequence = append(db, usage_entry(usage))
     db.run(
         "INSERT INTO requests (request_id, node_id, closed) VALUES (?, '', ?)",
         (usage.request_id, sequence),
     )
-    if usage.outcome in CHARGED:
-        place = totals.Place(usage.tenant_id, usage.key_id, usage.started_ms, "")
-        totals.add(db, place, totals.Change(tokens=_tokens(usage.counts)))
+    place, change = recorded_change(usage)
+    totals.add(db, place, change)
 
 
 class NoDetail(msgspec.Struct, frozen=True):
@@ -130,10 +119,50 @@ def recover(db: Database, node_id: str, at_ms: int) -> int:
     return len(rows)
 
 
-def take(db: Database, tenant_id: str, currency: str, micro: int) -> int:
+# --- what follows from what, without a database: `verify` asks for it again ----------------------
+
+
+def charge_for(
+    reservation: Reservation,
+    counts: Counts,
+    outcome: Outcome,
+    ended_ms: int,
+    *,
+    free_used: FreeUsed,
+    granted_micro: int,
+) -> Charge:
+    """What a request comes to; `granted_micro` is what its tenant has of granted money."""
+    quote = reservation.quote
+    if quote is None or outcome not in CHARGED:
+        return Charge(
+            request_id=reservation.request_id,
+            tenant_id=reservation.tenant_id,
+            outcome=outcome,
+            counts=counts,
+            quote=quote,
+            currency="" if quote is None else quote.currency,
+        )
+    price = priced(quote, counts, free_used)
+    has_result = outcome == "finished" and quote.result_micro > 0
+    return Charge(
+        request_id=reservation.request_id,
+        tenant_id=reservation.tenant_id,
+        outcome=outcome,
+        counts=counts,
+        quote=quote,
+        priced=price,
+        free_used=free_used,
+        currency=quote.currency,
+        micro=price.total_micro,
+        granted_micro=from_granted(price.total_micro, granted_micro),
+        result_micro=quote.result_micro if has_result else 0,
+        result_until_ms=ended_ms + 1000 * quote.accept_seconds if has_result else 0,
+    )
+
+
+def from_granted(micro: int, granted_micro: int) -> int:
     """How much of an amount comes from granted money, which goes first."""
-    account = granted(tenant_id)
-    return min(micro, max(account_balances(db, (account,), currency)[account], 0))
+    return min(micro, max(granted_micro, 0))
 
 
 def taking(
@@ -152,45 +181,49 @@ def release(tenant_id: str, currency: str, micro: int) -> tuple[Posting, ...]:
     return Posting(held(tenant_id), currency, -micro), Posting(HOLDS, currency, micro)
 
 
-def _charge(
-    db: Database, reservation: Reservation, counts: Counts, outcome: Outcome, ended_ms: int
-) -> Charge:
-    quote = reservation.quote
-    if quote is None or outcome not in CHARGED:
-        return Charge(
-            request_id=reservation.request_id,
-            tenant_id=reservation.tenant_id,
-            outcome=outcome,
-            counts=counts,
-            quote=quote,
-            currency="" if quote is None else quote.currency,
-        )
-    free_used = _free_used(db, reservation.tenant_id, quote)
-    price = priced(quote, counts, free_used)
-    micro = price.total_micro
-    has_result = outcome == "finished" and quote.result_micro > 0
-    return Charge(
-        request_id=reservation.request_id,
-        tenant_id=reservation.tenant_id,
-        outcome=outcome,
-        counts=counts,
-        quote=quote,
-        priced=price,
-        free_used=free_used,
-        currency=quote.currency,
-        micro=micro,
-        granted_micro=take(db, reservation.tenant_id, quote.currency, micro) if micro else 0,
-        result_micro=quote.result_micro if has_result else 0,
-        result_until_ms=ended_ms + 1000 * quote.accept_seconds if has_result else 0,
-    )
-
-
-def _postings(reservation: Reservation, charge: Charge) -> tuple[Posting, ...]:
+def settlement_entry(reservation: Reservation, charge: Charge, ended_ms: int) -> Entry:
     tenant_id, currency = reservation.tenant_id, charge.currency
-    return (
-        *release(tenant_id, currency, reservation.worst_micro - charge.result_micro),
-        *taking(tenant_id, reservation.model, currency, charge.micro, charge.granted_micro),
+    return Entry(
+        "settle",
+        ended_ms,
+        tenant_id,
+        reservation.request_id,
+        charge,
+        (
+            *release(tenant_id, currency, reservation.worst_micro - charge.result_micro),
+            *taking(tenant_id, reservation.model, currency, charge.micro, charge.granted_micro),
+        ),
+        _usage(reservation, charge, ended_ms),
     )
+
+
+def usage_entry(usage: UsageRecord) -> Entry:
+    return Entry(
+        "usage", usage.ended_ms, usage.tenant_id, usage.request_id, NoDetail(), usage=Usage(usage)
+    )
+
+
+def settled_change(reservation: Reservation, charge: Charge) -> totals.Change:
+    return totals.Change(
+        tokens=_tokens(charge.counts) if charge.outcome in CHARGED else 0,
+        micro=charge.micro,
+        held_tokens=-reservation.worst_tokens,
+        held_micro=charge.result_micro - reservation.worst_micro,
+    )
+
+
+def recorded_change(usage: UsageRecord) -> tuple[totals.Place, totals.Change]:
+    tokens = _tokens(usage.counts) if usage.outcome in CHARGED else 0
+    place = totals.Place(usage.tenant_id, usage.key_id, usage.started_ms, "")
+    return place, totals.Change(tokens=tokens)
+
+
+def free_tokens(charge: Charge) -> tuple[int, ...]:
+    """How many of each kind were free, in the order of KINDS."""
+    if charge.priced is None:
+        return (0,) * len(KINDS)
+    free = {line.kind: line.free_tokens for line in charge.priced.lines}
+    return tuple(free.get(kind, 0) for kind in KINDS)
 
 
 def _usage(reservation: Reservation, charge: Charge, ended_ms: int) -> Usage:
@@ -215,47 +248,44 @@ def _usage(reservation: Reservation, charge: Charge, ended_ms: int) -> Usage:
     )
 
 
-def _place(reservation: Reservation) -> totals.Place:
-    currency = "" if reservation.quote is None else reservation.quote.currency
-    return totals.Place(reservation.tenant_id, reservation.key_id, reservation.at_ms, currency)
-
-
-def _change(reservation: Reservation, charge: Charge) -> totals.Change:
-    return totals.Change(
-        tokens=_tokens(charge.counts) if charge.outcome in CHARGED else 0,
-        micro=charge.micro,
-        held_tokens=-reservation.worst_tokens,
-        held_micro=charge.result_micro - reservation.worst_micro,
-    )
-
-
 def _tokens(counts: Counts) -> int:
     return counts.prompt_tokens + counts.completion_tokens
 
 
-def _free_used(db: Database, tenant_id: str, quote: Quote) -> FreeUsed:
-    if quote.free is None:
+# --- the database -------------------------------------------------------------------------------
+
+
+def granted_money(db: Database, reservation: Reservation) -> int:
+    """What the tenant has of it, in the currency of its request."""
+    if reservation.quote is None:
+        return 0
+    account = granted(reservation.tenant_id)
+    return account_balances(db, (account,), reservation.quote.currency)[account]
+
+
+def _free_used(db: Database, reservation: Reservation) -> FreeUsed:
+    if reservation.quote is None or reservation.quote.free is None:
         return NOTHING_USED
+    free = reservation.quote.free
     rows = db.rows(
         "SELECT hit, miss, output, reasoning FROM free_used "
         "WHERE tenant_id = ? AND allowance_id = ? AND period = ?",
-        (tenant_id, quote.free.allowance_id, quote.free.period),
+        (reservation.tenant_id, free.allowance_id, free.period),
     )
     if not rows:
         return NOTHING_USED
-    hit, miss, output, reasoning = rows[0]
-    return msgspec.convert(
-        {"hit": hit, "miss": miss, "output": output, "reasoning": reasoning}, FreeUsed
-    )
+    return free_used_of(cast(tuple[int, ...], rows[0]))
+
+
+def free_used_of(tokens: Sequence[int]) -> FreeUsed:
+    """Of tokens in the order of KINDS."""
+    hit, miss, output, reasoning = tokens
+    return FreeUsed(hit=hit, miss=miss, output=output, reasoning=reasoning)
 
 
 def _count_free(db: Database, charge: Charge) -> None:
-    assert charge.quote is not None
-    assert charge.quote.free is not None
-    if charge.priced is None:
-        return
-    free = {line.kind: line.free_tokens for line in charge.priced.lines}
-    if not any(free.values()):
+    tokens = free_tokens(charge)
+    if charge.quote is None or charge.quote.free is None or not any(tokens):
         return
     db.run(
         "INSERT INTO free_used (tenant_id, allowance_id, period, hit, miss, output, reasoning) "
@@ -263,10 +293,5 @@ def _count_free(db: Database, charge: Charge) -> None:
         "hit = free_used.hit + excluded.hit, miss = free_used.miss + excluded.miss, "
         "output = free_used.output + excluded.output, "
         "reasoning = free_used.reasoning + excluded.reasoning",
-        (
-            charge.tenant_id,
-            charge.quote.free.allowance_id,
-            charge.quote.free.period,
-            *(free.get(kind, 0) for kind in ("hit", "miss", "output", "reasoning")),
-        ),
+        (charge.tenant_id, charge.quote.free.allowance_id, charge.quote.free.period, *tokens),
     )

@@ -170,34 +170,46 @@ def _transfer(db: Database, transfer: Transfer) -> int:
         raise AmountRefused(
             f"the amount of {amount} micro-{currency} is 0 or beyond the limit of {MAX_MICRO}"
         )
-    scope = f"tenant/{tenant_id}/transfers"
-    body = f"{transfer.kind} {amount} {currency} {transfer.purse}"
+    scope, body = transfer_key(transfer)
     first = first_with_key(db, scope, transfer.idempotency_key, body)
     if first is not None:
         return first
     if transfer.kind == "refund":
         check_available(db, tenant_id, currency, -amount)
-    account = (granted if transfer.purse == "granted" else topped_up)(tenant_id)
+    account = _account(transfer)
     if amount < 0 and (transfer.kind == "refund" or transfer.purse == "granted"):
         there = account_balances(db, (account,), currency)[account]
         if there < -amount:
             raise NoBalance(-amount, there, currency)
-    sequence = append(
-        db,
-        Entry(
-            transfer.kind,
-            transfer.at_ms,
-            tenant_id,
-            "",
-            transfer,
-            (
-                Posting(account, currency, amount),
-                Posting(OTHER_SIDE[transfer.kind], currency, -amount),
-            ),
-        ),
-    )
+    sequence = append(db, transfer_entry(transfer))
     remember_key(db, scope, transfer.idempotency_key, body, sequence)
     return sequence
+
+
+def transfer_entry(transfer: Transfer) -> Entry:
+    other_side = OTHER_SIDE[transfer.kind]
+    return Entry(
+        transfer.kind,
+        transfer.at_ms,
+        transfer.tenant_id,
+        "",
+        transfer,
+        (
+            Posting(_account(transfer), transfer.currency, transfer.amount_micro),
+            Posting(other_side, transfer.currency, -transfer.amount_micro),
+        ),
+    )
+
+
+def transfer_key(transfer: Transfer) -> tuple[str, str]:
+    """The scope of its idempotency key, and what that key means in it."""
+    body = f"{transfer.kind} {transfer.amount_micro} {transfer.currency} {transfer.purse}"
+    return f"tenant/{transfer.tenant_id}/transfers", body
+
+
+def _account(transfer: Transfer) -> str:
+    purse = granted if transfer.purse == "granted" else topped_up
+    return purse(transfer.tenant_id)
 
 
 def _check_positive(amount_micro: int) -> None:

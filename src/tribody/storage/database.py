@@ -58,7 +58,8 @@ class Database(Protocol):
         """All or nothing.  When the outermost block has ended, its changes are on the disk.
 
         It keeps every other writer out from its beginning, so that what was read in it stays true
-        until it ends.  Inside another one it is a savepoint: what it did can be undone alone.
+        until it ends.  Inside another one it is a savepoint: what it did can be undone alone.  A
+        reader's keeps nobody out: all that is read in it is as it was at the first of its reads.
         """
         ...
 

@@ -46,6 +46,7 @@ class SqliteDatabase:
         Raises: BadConfig when the file is none of ours or cannot be opened.
         """
         self._depth = 0
+        self._begin = "BEGIN" if read_only else "BEGIN IMMEDIATE"
         self._log_pages = 0
         self._checkpoint_at = CHECKPOINT_PAGES
         in_memory = str(path) == MEMORY
@@ -116,7 +117,7 @@ class SqliteDatabase:
     @contextmanager
     def transaction(self) -> Iterator[None]:
         if self._depth == 0:
-            begin, end, undo = "BEGIN IMMEDIATE", "COMMIT", "ROLLBACK"
+            begin, end, undo = self._begin, "COMMIT", "ROLLBACK"
         else:
             name = f"depth_{self._depth}"
             begin, end = f"SAVEPOINT {name}", f"RELEASE {name}"
