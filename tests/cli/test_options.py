@@ -10,8 +10,8 @@ import pytest
 from tribody.cli.engine_options import EngineOptions, engine_config, require_native
 from tribody.cli.environment import TRIBODY_VARIABLES, read_environment
 from tribody.cli.logs import start_logging
-from tribody.cli.main import serve
 from tribody.cli.serve import ServeOptions, parse_aliases, resolve
+from tribody.cli.serve_options import serve
 from tribody.cli.sizes import parse_bytes, parse_count, show_bytes
 from tribody.core.config import STEP_STRETCH
 from tribody.core.errors import BadConfig, EngineFailed
@@ -173,6 +173,8 @@ def serve_options(**fields: object) -> ServeOptions:
         "shutdown_seconds": 30.0,
         "api": "",
         "data_dir": None,
+        "accounts": False,
+        "database": None,
         "log_level": None,
         **fields,
     }

@@ -50,7 +50,9 @@ def test_options_of_weights_are_refused(options: EngineOptions) -> None:
 
 
 def test_a_script_alone_has_the_names_of_thinking() -> None:
-    options = ServeOptions(["scripted:rate=50"], None, None, None, [], 1.0, "", None, None)
+    options = ServeOptions(
+        ["scripted:rate=50"], None, None, None, [], 1.0, "", None, False, None, None
+    )
     config, names = resolve(options, EMPTY)
     assert names == ["scripted:rate=50"]
     assert config.aliases["deepseek-reasoner"].target == "scripted:rate=50"

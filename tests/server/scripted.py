@@ -28,6 +28,7 @@ from tribody.core.engine_info import EngineInfo, EngineStats
 from tribody.core.errors import EngineFailed
 from tribody.core.request import Event, Request, TokenLogprob, Usage
 from tribody.core.tokenizer_source import TokenizerSource
+from tribody.server.accounts import Accounts, Records
 from tribody.server.aliases import Alias
 from tribody.server.auth import KeyFile
 from tribody.server.data_folder import DataFolder
@@ -357,9 +358,12 @@ def run_server(
     shutdown_seconds: float = 5.0,
     data_dir: Path | None = None,
     wall_seconds: Callable[[], float] = time.time,
+    books: Accounts | Records | None = None,
 ) -> RunningServer:
+    """With `books` that are accounts their keys are the server's; it closes them."""
     names = {name: Alias(target) for name, target in (aliases or {}).items()}
-    service = make_service([model for model, _ in served], names, keys, api)
+    accounts = books if isinstance(books, Accounts) else None
+    service = make_service([model for model, _ in served], names, accounts or keys, api, books)
     service.wall_seconds = wall_seconds
     offline = None if data_dir is None else Offline.in_folder(service, DataFolder(data_dir))
     listener = bind("127.0.0.1", 0, has_keys=keys is not None)

@@ -55,6 +55,7 @@ def test_a_key_stands_for_all_that_it_and_its_tenant_say(db: Database) -> None:
         tenant_limits=Limits(concurrency=9),
         key_limits=Limits(requests_per_minute=2),
         is_charged=True,
+        currency="CNY",
         credit_micro=5,
     )
     assert directory.find(plain, NOW_MS) == principal
@@ -75,6 +76,7 @@ def test_work_of_a_tenant_has_no_keys_scope_or_limits(db: Database) -> None:
         tenant_limits=Limits(concurrency=9),
         key_limits=NO_LIMITS,
         is_charged=True,
+        currency="CNY",
     )
     assert load(db).of_tenant("nobody") is None
 

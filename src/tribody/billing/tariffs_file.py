@@ -217,14 +217,14 @@ def _prices(file: RuleFile) -> Prices:
             f'a fraction such as "1/2", at most 1, of numbers up to {MAX_FACTOR}'
         )
     return Prices(
-        hit=file.hit,
-        miss=file.miss,
-        output=file.output,
-        reasoning=file.reasoning,
-        cache_storage=file.cache_storage,
+        hit=int(file.hit),  # no Price, which only this file can read or write
+        miss=int(file.miss),
+        output=int(file.output),
+        reasoning=None if file.reasoning is None else int(file.reasoning),
+        cache_storage=int(file.cache_storage),
         batch_numerator=numerator,
         batch_denominator=denominator,
-        result_micro=file.result or 0,
+        result_micro=int(file.result or 0),
         accept_seconds=file.accept_seconds or 0,
     )
 

@@ -19,6 +19,7 @@ TRIBODY_VARIABLES = frozenset(
     {
         "TRIBODY_API_KEY",
         "TRIBODY_API_KEY_FILE",
+        "TRIBODY_DATABASE",
         "TRIBODY_HOST",
         "TRIBODY_KV_MEMORY",
         "TRIBODY_LOG_LEVEL",
@@ -36,6 +37,7 @@ class Environment:
 
     api_key: str | None  # client side: chat --url, doctor
     api_key_file: Path | None  # server side
+    database: str | None  # server side, and of the commands that read the books
     host: str | None
     kv_memory: str | None
     log_level: str | None
@@ -75,6 +77,7 @@ def read_environment(variables: Mapping[str, str]) -> Environment:
     return Environment(
         api_key=text("TRIBODY_API_KEY") or text("OPENAI_API_KEY"),
         api_key_file=Path(key_file) if key_file else None,
+        database=text("TRIBODY_DATABASE"),
         host=text("TRIBODY_HOST"),
         kv_memory=text("TRIBODY_KV_MEMORY"),
         log_level=text("TRIBODY_LOG_LEVEL"),

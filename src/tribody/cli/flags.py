@@ -52,6 +52,10 @@ Thinking = Annotated[
     bool | None,
     typer.Option("--thinking/--no-thinking", help="Think first or not (default: the model's way)."),
 ]
+Database = Annotated[
+    str | None,
+    typer.Option(help="postgresql://…, in place of accounts.db in the data folder."),
+]
 LogLevel = Annotated[str | None, typer.Option(help="debug, info, warning or error.")]
 Url = Annotated[
     str | None, typer.Option(help="Use a running server, such as http://127.0.0.1:8000.")

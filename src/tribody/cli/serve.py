@@ -40,6 +40,8 @@ class ServeOptions:
     shutdown_seconds: float
     api: str
     data_dir: Path | None
+    accounts: bool
+    database: str | None
     log_level: str | None
 
 
@@ -89,7 +91,9 @@ def resolve(options: ServeOptions, environment: Environment) -> tuple[ServeConfi
         api=parse_api(options.api),
         aliases=aliases,
         data_dir=options.data_dir or default_data_dir(environment.cache_dir),
-        data_dir_required=options.data_dir is not None,
+        data_dir_required=options.data_dir is not None or options.accounts,
+        accounts=options.accounts,
+        database=options.database or environment.database,
     )
     return config, names
 

@@ -33,7 +33,8 @@ class Principal(msgspec.Struct, frozen=True, kw_only=True):
     revealing it, `user_id` the tenant's user that it belongs to.  Without keys (loopback, single
     user) every caller is `LOCAL`.  `api` is how it is spoken to, `priority` that of its requests,
     `weight` its tenant's share beside other tenants.  `models` and `routes` are all that it may
-    use (None: everything).  What it uses is charged if `is_charged`, down to `-credit_micro`.
+    use (None: everything).  What it uses is charged if `is_charged`, in `currency` and down to
+    `-credit_micro`.
     """
 
     tenant_id: str
@@ -48,6 +49,7 @@ class Principal(msgspec.Struct, frozen=True, kw_only=True):
     tenant_limits: Limits = NO_LIMITS
     key_limits: Limits = NO_LIMITS
     is_charged: bool = False
+    currency: str = ""
     credit_micro: int = 0
 
 

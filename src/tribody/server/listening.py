@@ -31,6 +31,8 @@ class ServeConfig:
     aliases: dict[str, Alias] = field(default_factory=dict)
     data_dir: Path | None = None  # of uploaded files and batches; None: nothing is kept
     data_dir_required: bool = False  # else a folder that cannot be had is done without
+    accounts: bool = False  # keys, prices and balances of the database
+    database: str | None = None  # its URL; None: a file in the data folder
 
 
 def is_loopback(host: str) -> bool:
@@ -52,7 +54,7 @@ def bind(host: str, port: int, *, has_keys: bool, option: str = "--port") -> soc
     if not has_keys and not is_loopback(host):
         raise BadConfig(
             f"--host {host}: other machines could use the server without a key; "
-            "add --api-key-file FILE, or listen on 127.0.0.1"
+            "add --accounts or --api-key-file FILE, or listen on 127.0.0.1"
         )
     try:
         family, _, _, _, address = socket.getaddrinfo(
@@ -108,5 +110,10 @@ def listen(config: ServeConfig) -> Listening:
 
     Raises: BadConfig.
     """
+    if config.accounts and config.api_key_file is not None:
+        raise BadConfig(
+            "--accounts and --api-key-file both say whose keys are taken; leave one of them out"
+        )
     keys = None if config.api_key_file is None else KeyFile.read(config.api_key_file, config.api)
-    return Listening(bind(config.host, config.port, has_keys=keys is not None), keys)
+    has_keys = config.accounts or keys is not None
+    return Listening(bind(config.host, config.port, has_keys=has_keys), keys)

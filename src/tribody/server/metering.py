@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+from tribody.billing.records import Balance
 from tribody.core.metering import Counts, Outcome, UsageRecord
 from tribody.server.call import Call
 
@@ -38,6 +39,25 @@ class Meter(Protocol):
 
     async def admit(self, demand: Demand) -> Bill:
         """Raises: TooManyRequests, BadRequest (402, 403, 409, 422), StorageFailed."""
+
+
+class Books(Protocol):
+    """Where a server keeps what was used."""
+
+    def meter(self) -> Meter: ...
+
+    async def balances(self, tenant_id: str) -> list[Balance] | None:
+        """A tenant's money, by currency; None where nothing is charged.  Raises: StorageFailed."""
+
+    @property
+    def trouble(self) -> str | None:
+        """Why no work can be taken now."""
+
+    async def start(self) -> None:
+        """Within the event loop, before the first call.  Raises: StorageFailed."""
+
+    async def close(self) -> None:
+        """When every bill is settled."""
 
 
 class Unmetered:

@@ -21,17 +21,19 @@ from starlette.types import ASGIApp
 from tribody.core.api_settings import DEFAULT_API, ApiSettings
 from tribody.core.clock import MonotonicClock
 from tribody.core.engine_info import WeightPrecision
-from tribody.core.errors import BadConfig
+from tribody.core.errors import BadConfig, StorageFailed
 from tribody.engine.client import EngineClient
 from tribody.engine.machine import give_back_memory
 from tribody.engine.protocol import Opened
+from tribody.server.accounts import DATABASE, Accounts, Records
 from tribody.server.aliases import MODEL_NAME, Alias
 from tribody.server.app import create_app
-from tribody.server.auth import KeyFile
+from tribody.server.auth import Keys
 from tribody.server.data_folder import DataFolder
 from tribody.server.http_protocol import BoundedProtocol
 from tribody.server.launch import NamedModel, launch
 from tribody.server.listening import Listening, ServeConfig
+from tribody.server.metering import Books
 from tribody.server.metrics import Metrics
 from tribody.server.models_table import ModelsTable, ServedModel
 from tribody.server.offline import Offline
@@ -64,12 +66,20 @@ class DrainingServer(uvicorn.Server):
         self._drain_ends: float | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        if self._service.books is not None:
+            await self._service.books.start()
         await super().startup(sockets)
         if self._offline is not None:
             self._offline.batches.start()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """The books are closed when all is settled, and only then may another have the folder."""
         await super().shutdown(sockets)
+        if self._offline is not None:
+            await self._offline.batches.stop()
+        await self._service.settled(CUT_SECONDS)
+        if self._service.books is not None:
+            await self._service.books.close()
         if self._offline is not None:
             await self._offline.close()
 
@@ -91,7 +101,7 @@ class DrainingServer(uvicorn.Server):
             logger.info("event=drain_begins in_flight=%d", self._service.in_flight)
             if self._offline is not None:  # batches go on with the next start
                 await self._offline.batches.stop()
-        if self._service.in_flight == 0:
+        if self._service.in_flight == 0 and not self._service.endings:
             self.should_exit = True
         elif now >= self._drain_ends:
             logger.warning("event=drain_cut in_flight=%d", self._service.in_flight)
@@ -128,8 +138,9 @@ def uvicorn_config(app: ASGIApp) -> uvicorn.Config:
 def make_service(
     models: list[ServedModel],
     aliases: dict[str, Alias],
-    keys: KeyFile | None,
+    keys: Keys | None,
     api: ApiSettings = DEFAULT_API,
+    books: Books | None = None,
 ) -> Service:
     table = ModelsTable(models, aliases)
     return Service(
@@ -139,22 +150,53 @@ def make_service(
         clock=MonotonicClock(),
         wall_seconds=time.time,
         api=api,
+        books=books,
     )
 
 
-def offline_for(service: Service, config: ServeConfig) -> Offline | None:
-    """The files and batches of the data folder, if there is one that can be had.
+def data_folder(config: ServeConfig) -> DataFolder | None:
+    """The data folder, if there is one that can be had.
 
     Raises: BadConfig where it cannot be had and was asked for.
     """
     if config.data_dir is None:
         return None
     try:
-        return Offline.in_folder(service, DataFolder(config.data_dir))
+        return DataFolder(config.data_dir)
     except BadConfig as error:
         if config.data_dir_required:
             raise
         logger.warning("event=no_data_folder reason=%r", str(error))
+        return None
+
+
+def offline_in(folder: DataFolder | None, service: Service, config: ServeConfig) -> Offline | None:
+    """The files and batches of the data folder.  Raises: as `data_folder`."""
+    if folder is None:
+        return None
+    try:
+        return Offline.in_folder(service, folder)
+    except BadConfig as error:
+        if config.data_dir_required:
+            raise
+        logger.warning("event=no_data_folder reason=%r", str(error))
+        return None
+
+
+def open_books(config: ServeConfig, folder: DataFolder | None) -> Accounts | Records | None:
+    """Accounts if they are asked for, else a record of what is used, where there is room for one.
+
+    Raises: BadConfig, StorageFailed: of accounts.
+    """
+    if folder is None:
+        return None
+    where = config.database or folder.root / DATABASE
+    if config.accounts:
+        return Accounts(where, folder.root, config.api, MonotonicClock(), time.time)
+    try:
+        return Records(where, time.time)
+    except (BadConfig, StorageFailed) as error:
+        logger.warning("event=no_records reason=%r", str(error))
         return None
 
 
@@ -202,19 +244,23 @@ async def serve(
     """
     engines = [first]
     service: Service | None = None
+    books: Accounts | Records | None = None
 
     async def close_engines() -> None:
         await asyncio.gather(*(engine.close(0) for engine in engines))
 
     try:
+        folder = data_folder(config)
+        books = open_books(config, folder)
         served = [await serve_with(first)]
         for model in models[1:]:
             engines.append(launch(model, say))
             served.append(await serve_with(engines[-1]))
         ids = [model.model_id for model in served]
         aliases = all_aliases(models, ids, config.aliases)
-        service = make_service(served, aliases, listening.keys, config.api)
-        offline = offline_for(service, config)
+        keys = books if isinstance(books, Accounts) else listening.keys
+        service = make_service(served, aliases, keys, config.api, books)
+        offline = offline_in(folder, service, config)
         server = server_for(service, config.shutdown_seconds, close_engines, offline)
         give_back_memory()  # what was read of the vocabularies
         say(ready_text(config.host, listening.listener.getsockname()[1], service))
@@ -224,6 +270,8 @@ async def serve(
         await close_engines()
         if service is not None:
             service.grammars.close()
+        if books is not None:
+            await books.close()
 
 
 def all_aliases(

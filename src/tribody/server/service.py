@@ -32,7 +32,7 @@ from tribody.server import limits
 from tribody.server.auth import Keys, cache_salt
 from tribody.server.call import Call
 from tribody.server.errors import Draining, TooManyRequests, bad_json
-from tribody.server.metering import Bill, Demand, Meter, Unmetered
+from tribody.server.metering import Bill, Books, Demand, Meter, Unmetered
 from tribody.server.metrics import Metrics
 from tribody.server.models_table import ModelsTable, ServedModel, ServedName, no_such_model
 from tribody.server.recent_prompts import RecentPrompts
@@ -70,7 +70,8 @@ class Service:
     clock: Clock
     wall_seconds: Callable[[], float]
     api: ApiSettings = DEFAULT_API  # for callers without settings of their own
-    meter: Meter = field(default_factory=Unmetered)
+    books: Books | None = None  # without them nothing is counted
+    meter: Meter = field(init=False)
     draining: bool = False
     in_flight: int = 0
     in_flight_of: Counter[str] = field(default_factory=Counter)  # by key, and by tenant
@@ -82,6 +83,7 @@ class Service:
 
     def __post_init__(self) -> None:
         self.replays = Replays(self.clock)
+        self.meter = Unmetered() if self.books is None else self.books.meter()
 
     def local_caller(self) -> Principal:
         """Who calls when nobody needs a key: this machine's user."""
@@ -162,6 +164,11 @@ class Service:
     async def to_the_end(self, work: Coroutine[None, None, None]) -> None:
         """Run `work`, which goes on when whoever waits for it is cancelled."""
         await asyncio.shield(self._begin(work))
+
+    async def settled(self, seconds: float) -> None:
+        """Wait, at most so long, until everything that ends has ended."""
+        if self.endings:
+            await asyncio.wait(self.endings, timeout=seconds)
 
     def _begin(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work)

@@ -6,10 +6,12 @@ import msgspec
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
+from tribody.billing import records as billing
+from tribody.core.principal import Principal
 from tribody.core.version import VERSION
 from tribody.server.models_table import ServedName
 from tribody.server.service import Service
-from tribody.server.types import Balance, ModelCard, ModelList, Status, Version
+from tribody.server.types import Balance, BalanceInfo, ModelCard, ModelList, Status, Version
 
 
 def _json(payload: msgspec.Struct, status: int = 200) -> Response:
@@ -56,6 +58,8 @@ async def ready(http: HttpRequest) -> Response:
     service: Service = http.app.state.service
     if service.draining:
         return _json(Status("draining"), 503)
+    if service.books is not None and (trouble := service.books.trouble) is not None:
+        return _json(Status(trouble), 503)
     if not all(model.engine.ready for model in service.models.models):
         return _json(Status("engine restarting"), 503)
     return _json(Status("ready"))
@@ -68,8 +72,34 @@ async def metrics(http: HttpRequest) -> Response:
 
 
 async def balance(http: HttpRequest) -> Response:
-    """Nothing is charged, so there is always enough of it."""
-    return _json(Balance(is_available=True, balance_infos=[]))
+    """The tenant's money; where nothing is charged there is always enough of it."""
+    service: Service = http.app.state.service
+    caller: Principal = http.state.principal
+    found = None
+    if service.books is not None and caller.is_charged:
+        found = await service.books.balances(caller.tenant_id)
+    if found is None:
+        return _json(Balance(is_available=True, balance_infos=[]))
+    found = found or [billing.Balance(currency=caller.currency)]
+    available = any(one.available_micro + caller.credit_micro > 0 for one in found)
+    return _json(Balance(is_available=available, balance_infos=[_info(one) for one in found]))
+
+
+def _info(balance: billing.Balance) -> BalanceInfo:
+    """In fen, as DeepSeek shows it; what is less than one is not shown."""
+    return BalanceInfo(
+        currency=balance.currency,
+        total_balance=fen(balance.granted_micro + balance.topped_up_micro),
+        granted_balance=fen(balance.granted_micro),
+        topped_up_balance=fen(balance.topped_up_micro),
+    )
+
+
+def fen(micro: int) -> str:
+    """Micro-units as units with two places, towards zero: 110_009_999 is 110.00."""
+    cents = abs(micro) // 10_000
+    sign = "-" if micro < 0 and cents else ""
+    return f"{sign}{cents // 100}.{cents % 100:02}"
 
 
 async def version(http: HttpRequest) -> Response:

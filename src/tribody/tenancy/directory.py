@@ -156,6 +156,7 @@ def _of_tenant(tenant: Tenant, secret: bytes, default_api: ApiSettings) -> Princ
         kv_salt=keys.kv_salt(secret, tenant.id),
         tenant_limits=tenant.limits,
         is_charged=True,
+        currency=tenant.currency,
         credit_micro=tenant.credit_micro,
     )
 

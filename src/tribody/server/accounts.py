@@ -1,0 +1,247 @@
+"""The books of a running server: who may come in, what that costs, and what has been used.
+
+`Accounts` is what `serve --accounts` opens: the writer of the database, the directory of keys, the
+tariff in use, rates.  Without accounts `Records` keeps what was used and charges nothing.  Both are
+opened before the server listens and closed when its last answer is settled.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from pathlib import Path
+from typing import TypeVar
+
+from tribody.billing.records import Balance
+from tribody.billing.results import expire_results
+from tribody.billing.settlement import record, recover
+from tribody.billing.tariff_uses import current_tariff
+from tribody.billing.tariffs import Tariff
+from tribody.billing.transfers import balances
+from tribody.core.api_settings import ApiSettings
+from tribody.core.clock import Clock
+from tribody.core.errors import BadConfig, StorageFailed
+from tribody.core.metering import UsageRecord
+from tribody.core.principal import Principal
+from tribody.server.errors import Forbidden
+from tribody.server.ledger_meter import LedgerMeter
+from tribody.server.metering import UsageMeter
+from tribody.storage.database import Database
+from tribody.storage.opening import open_reader
+from tribody.storage.revisions import revisions
+from tribody.storage.writer import Writer
+from tribody.tenancy.directory import Denial
+from tribody.tenancy.keys import read_secret
+from tribody.tenancy.live import LiveDirectory
+from tribody.tenancy.rates import Rates
+
+logger = logging.getLogger(__name__)
+
+POLL_SECONDS = 0.5  # as the directory: a change of prices is effective within a second
+DATABASE = "accounts.db"
+
+T = TypeVar("T")
+
+
+class Reader:
+    """One connection that only reads, used in worker threads, one work at a time."""
+
+    def __init__(self, where: Path | str) -> None:
+        self._where = where
+        self._lock = threading.Lock()
+        self._database: Database | None = None
+
+    async def run(self, work: Callable[[Database], T]) -> T:
+        """Raises: StorageFailed, and what `work` raises."""
+        return await asyncio.to_thread(self.run_here, work)
+
+    def run_here(self, work: Callable[[Database], T]) -> T:
+        """`run` in this thread."""
+        with self._lock:
+            if self._database is None:
+                self._database = open_reader(self._where)
+            try:
+                return work(self._database)
+            except StorageFailed:
+                self._database.close()
+                self._database = None  # opened anew by the next work
+                raise
+
+    def close(self) -> None:
+        with self._lock:
+            if self._database is not None:
+                self._database.close()
+                self._database = None
+
+
+class Accounts:
+    """See the module's docstring."""
+
+    def __init__(
+        self,
+        where: Path | str,
+        data_dir: Path,
+        api: ApiSettings,
+        clock: Clock,
+        wall_seconds: Callable[[], float],
+    ) -> None:
+        """Raises: BadConfig, StorageFailed."""
+        self.wall_seconds = wall_seconds
+        self.node_id = node_id(data_dir)
+        secret = read_secret(data_dir / "secret")
+        self.writer = Writer(where)
+        try:
+            self.reader = Reader(where)
+            self.directory = LiveDirectory(lambda: open_reader(where), secret, api, clock)
+            self._tariff: Tariff | None = None
+            self._tariff_revision = -1
+            self.reader.run_here(self._read_tariff)
+        except BaseException:
+            self.writer.close()
+            raise
+        self.rates = Rates(clock)
+        self._following: asyncio.Task[None] | None = None
+
+    # --- who comes in: what `authenticate` asks
+
+    def find(self, key: bytes) -> Principal | None:
+        """Raises: Forbidden for a key that is paused, which only its holder learns."""
+        found = self.directory.find(key, self.now_ms())
+        if found is Denial.PAUSED:
+            raise Forbidden("This account or API key is paused; ask whoever runs this server.")
+        return None if isinstance(found, Denial) else found
+
+    def of_tenant(self, tenant_id: str) -> Principal | None:
+        return self.directory.of_tenant(tenant_id)
+
+    # --- what it costs
+
+    @property
+    def tariff(self) -> Tariff | None:
+        """The one in use; None: nothing has a price, and nothing is answered."""
+        return self._tariff
+
+    def meter(self) -> LedgerMeter:
+        return LedgerMeter(
+            writer=self.writer,
+            rates=self.rates,
+            tariff=lambda: self._tariff,
+            node_id=self.node_id,
+            wall_seconds=self.wall_seconds,
+        )
+
+    def _read_tariff(self, db: Database) -> None:
+        number = revisions(db).get("tariffs", 0)
+        if number != self._tariff_revision:
+            self._tariff = current_tariff(db)
+            self._tariff_revision = number
+
+    async def balances(self, tenant_id: str) -> list[Balance]:
+        """A tenant's money, by currency.  Raises: StorageFailed."""
+        return await self.reader.run(lambda db: balances(db, tenant_id))
+
+    # --- its life
+
+    async def start(self) -> None:
+        """Settle what an earlier run of this node left open, and begin to follow changes."""
+        count = await self.writer.run(lambda db: recover(db, self.node_id, self.now_ms()))
+        if count:
+            logger.warning("event=reservations_recovered count=%d", count)
+        self.directory.start()
+        self._following = asyncio.get_running_loop().create_task(self._follow())
+
+    async def close(self) -> None:
+        """When everything is settled.  Twice is once."""
+        if self._following is not None:
+            self._following.cancel()
+            await asyncio.gather(self._following, return_exceptions=True)
+        await asyncio.to_thread(self._close)
+
+    def _close(self) -> None:
+        self.directory.close()
+        self.writer.close()
+        self.reader.close()
+
+    async def _follow(self) -> None:
+        while True:
+            await asyncio.sleep(POLL_SECONDS)
+            try:
+                await self.reader.run(self._read_tariff)
+                if self.writer.failure is None:
+                    await self.writer.run(lambda db: expire_results(db, self.now_ms()))
+            except (StorageFailed, BadConfig) as error:
+                logger.error("event=tariff_not_read detail=%r", str(error))
+
+    def now_ms(self) -> int:
+        return int(self.wall_seconds() * 1e3)
+
+    @property
+    def trouble(self) -> str | None:
+        """Why no work is taken now, for /readyz."""
+        if self.writer.failure is not None:
+            return "the ledger has failed"
+        return "the accounts cannot be read" if self.directory.is_stale else None
+
+
+class Records:
+    """What was used, of a server without accounts.
+
+    Trouble with it is logged, and hinders nobody.
+    """
+
+    def __init__(self, where: Path | str, wall_seconds: Callable[[], float]) -> None:
+        """Raises: BadConfig, StorageFailed."""
+        self._writer = Writer(where)
+        self._wall_seconds = wall_seconds
+        self._failing = False
+
+    def meter(self) -> UsageMeter:
+        return UsageMeter(self._record, self._wall_seconds)
+
+    async def balances(self, tenant_id: str) -> None:
+        """Nothing is charged."""
+
+    @property
+    def trouble(self) -> None:
+        """Usage that cannot be recorded is no reason not to answer."""
+
+    async def start(self) -> None:
+        """Nothing is left open, since nothing is reserved."""
+
+    def _record(self, usage: UsageRecord) -> None:
+        try:
+            self._writer.submit(lambda db: record(db, usage)).add_done_callback(self._done)
+        except StorageFailed as error:
+            self._say(error)
+
+    def _done(self, future: Future[None]) -> None:
+        error = future.exception()
+        if error is None:
+            self._failing = False
+        else:
+            self._say(error)
+
+    def _say(self, error: BaseException) -> None:
+        """Once, until it works again."""
+        if not self._failing:
+            self._failing = True
+            logger.error("event=usage_not_recorded detail=%r", str(error))
+
+    async def close(self) -> None:
+        await asyncio.to_thread(self._writer.close)
+
+
+def node_id(data_dir: Path) -> str:
+    """What this server's reservations are known by in the database: drawn once, kept in a file."""
+    path = data_dir / "node"
+    try:
+        if not path.exists():
+            data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+            path.write_text(f"node-{secrets.token_hex(8)}\n")
+        return path.read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadConfig(f"{path} cannot be read or made: {error}") from error

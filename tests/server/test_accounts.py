@@ -1,0 +1,210 @@
+"""A server with accounts: who is let in, what is refused, what is charged."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import httpx2
+import pytest
+
+from tests.server.bookkeeping import PRICES, YUAN, Books, charge, client
+from tests.server.scripted import RunningServer, ScriptedEngine
+from tribody.billing import ledger
+from tribody.core.principal import Limits
+from tribody.tenancy import store
+from tribody.tenancy.records import TenantChange
+
+CHAT = {"model": "scripted", "messages": [{"role": "user", "content": "hi"}], "seed": 1}
+
+
+@pytest.fixture
+def books(tmp_path) -> Books:
+    made = Books(tmp_path / "data")
+    made.use(PRICES)
+    made.add_tenant()
+    return made
+
+
+@pytest.fixture
+def served(books: Books) -> Iterator[tuple[RunningServer, ScriptedEngine]]:
+    running, engine = books.serve()
+    yield running, engine
+    running.stop()
+
+
+def ask(running: RunningServer, key: str, path: str = "/v1/chat/completions", **fields: object):
+    with client(running, key) as http:
+        return http.post(path, json={**CHAT, **fields})
+
+
+def test_a_request_is_charged_for_what_it_used(books):
+    key = books.add_key()
+    running, _ = books.serve()
+    answers = [ask(running, key) for _ in range(2)]
+    running.stop()
+    assert [answer.status_code for answer in answers] == [200, 200]
+    rows, total = books.usage(), 0
+    for answer, row in zip(answers, rows, strict=True):
+        usage = answer.json()["usage"]
+        assert row["prompt_tokens"] == usage["prompt_tokens"]
+        assert row["cached_tokens"] == usage["prompt_cache_hit_tokens"]
+        assert row["completion_tokens"] == usage["completion_tokens"]
+        assert row["request_id"] == answer.headers["x-request-id"]
+        assert (row["route"], row["outcome"], row["streamed"]) == ("chat", "finished", 0)
+        hit, miss = usage["prompt_cache_hit_tokens"], usage["prompt_cache_miss_tokens"]
+        assert row["charged_micro"] == charge(hit, miss, usage["completion_tokens"])
+        total += row["charged_micro"]
+    assert rows[1]["cached_tokens"] > 0
+    balance = books.balance()
+    assert (balance.topped_up_micro, balance.held_micro) == (100 * YUAN - total, 0)
+    assert ledger.open_reservations(books.db) == []
+
+
+def test_the_balance_is_told_in_fen(books, served):
+    running, _ = served
+    with client(running, books.add_key()) as http:
+        told = wait_for(lambda: http.get("/user/balance"), 200).json()
+        assert told["is_available"] is True
+        assert told["balance_infos"] == [
+            {
+                "currency": "CNY",
+                "total_balance": "100.00",
+                "granted_balance": "0.00",
+                "topped_up_balance": "100.00",
+            }
+        ]
+
+
+def wait_for(get, status: int) -> httpx2.Response:
+    """What the server says once it has noticed a change, which it does within a second."""
+    ends = time.monotonic() + 5
+    while (answer := get()).status_code != status:
+        assert time.monotonic() < ends, answer.text
+        time.sleep(0.05)
+    return answer
+
+
+def test_changes_are_noticed(books, served):
+    running, _ = served
+    key = books.add_key()
+    wait_for(lambda: ask(running, key), 200)
+
+    def change(made: TenantChange) -> None:
+        store.change_tenant(books.db, "acme", made, at_ms=books.now_ms(), who="test")
+
+    change(TenantChange(is_paused=True))
+    paused = wait_for(lambda: ask(running, key), 403)
+    assert "paused" in paused.json()["error"]["message"]
+    change(TenantChange(is_paused=False))
+    wait_for(lambda: ask(running, key), 200)
+    [kept] = store.all_keys(books.db)
+    store.revoke_key(books.db, kept.id, at_ms=books.now_ms(), who="test")
+    wait_for(lambda: ask(running, key), 401)
+
+
+def test_without_money_without_price_without_scope(books):
+    books.add_tenant("poor", yuan=0)
+    books.add_tenant("owes", yuan=0, credit_micro=YUAN)
+    poor, owes = books.add_key("poor"), books.add_key("owes")
+    models, routes = (
+        books.add_key(models=frozenset({"other"})),
+        books.add_key(routes=frozenset({"embeddings"})),
+    )
+    running, engine = books.serve()
+    refused = ask(running, poor, max_tokens=5)
+    assert refused.status_code == 402
+    assert refused.json()["error"]["message"] == "Insufficient Balance"
+    assert ask(running, owes, max_tokens=5).status_code == 200
+    assert ask(running, models).status_code == 404
+    assert ask(running, routes).status_code == 403
+    assert ask(running, routes, path="/v1/embeddings", input="x").status_code == 200
+    with client(running, models) as http:
+        assert http.get("/v1/models").json()["data"] == []
+        assert http.get("/metrics").status_code == 403
+    books.use(PRICES.replace('"*"', '"other"'))
+    unpriced = wait_for(lambda: ask(running, owes, max_tokens=5), 403)
+    assert "no price" in unpriced.json()["error"]["message"]
+    running.stop()
+    assert books.usage()[0]["tenant_id"] == "owes"
+    assert len(engine.submitted) == len(books.usage())
+
+
+def test_limits(books):
+    day = books.add_key(limits=Limits(tokens_per_day=100))
+    rate = books.add_key(limits=Limits(requests_per_minute=1))
+    running, _ = books.serve()
+    assert ask(running, day, max_tokens=5).status_code == 200
+    capped = ask(running, day, max_tokens=99)
+    assert capped.status_code == 429
+    assert int(capped.headers["retry-after"]) > 1
+    first = ask(running, rate)
+    assert first.headers["x-ratelimit-limit-requests"] == "1"
+    assert first.headers["x-ratelimit-remaining-requests"] == "0"
+    second = ask(running, rate)
+    assert second.status_code == 429
+    assert second.headers["x-ratelimit-remaining-requests"] == "0"
+    assert 1 <= int(second.headers["retry-after"]) <= 61
+    running.stop()
+
+
+def test_an_error_is_not_charged_and_a_departure_is(books):
+    key = books.add_key()
+    running, engine = books.serve()
+    engine.fail_after = 3
+    assert ask(running, key).status_code == 500
+    engine.fail_after = None
+    with client(running, key) as http:
+        with http.stream("POST", "/v1/chat/completions", json={**CHAT, "stream": True}) as answer:
+            for line in answer.iter_lines():
+                if "content" in line:
+                    break
+        wait_for(lambda: http.get("/readyz"), 200)
+    running.stop()
+    failed, left = books.usage()
+    assert (failed["outcome"], failed["charged_micro"]) == ("error", 0)
+    assert failed["prompt_tokens"] > 0
+    assert left["outcome"] in ("disconnect", "finished")
+    paid = charge(
+        left["cached_tokens"],
+        left["prompt_tokens"] - left["cached_tokens"],
+        left["completion_tokens"],
+    )
+    assert left["charged_micro"] == paid > 0
+
+
+def test_a_key_of_idempotency_is_charged_once_also_after_a_restart(books):
+    key, headers = books.add_key(), {"Idempotency-Key": "order-7"}
+    for status in (200, 409):
+        running, _ = books.serve()
+        with client(running, key) as http:
+            answer = http.post("/v1/chat/completions", json=CHAT, headers=headers)
+            assert answer.status_code == status
+        running.stop()
+    assert len(books.usage()) == 1
+
+
+def test_what_a_dead_server_left_open_is_given_back(books):
+    accounts = books.accounts()
+    quote = accounts.tariff.find(
+        model="scripted", tenant_id="acme", at_ms=books.now_ms(), prompt_tokens=9, is_batch=False
+    )
+    open_one = ledger.Reservation(
+        request_id="r1",
+        node_id=accounts.node_id,
+        tenant_id="acme",
+        key_id="k",
+        model="scripted",
+        route="chat",
+        at_ms=books.now_ms(),
+        quote=quote,
+        worst_micro=YUAN,
+        worst_tokens=9,
+    )
+    accounts.writer.submit(lambda db: ledger.reserve(db, open_one)).result()
+    accounts.writer.close()
+    assert books.balance().held_micro == YUAN
+    running, _ = books.serve()
+    running.stop()
+    assert books.balance().held_micro == 0
+    assert [(row["outcome"], row["charged_micro"]) for row in books.usage()] == [("restart", 0)]
