@@ -13,7 +13,6 @@ import pytest
 from tests.storage.cluster import WHEEL, Cluster, empty
 from tribody.loading import hub
 from tribody.loading.download import default_cache_dir
-from tribody.storage.database import Database
 from tribody.storage.opening import open_database
 
 
@@ -43,14 +42,23 @@ def postgres_url(postgres_cluster: Cluster) -> str:
 
 
 @pytest.fixture(scope="session")
-def postgres_filled(postgres_cluster: Cluster) -> Iterator[Database]:
-    database = open_database(postgres_cluster.create_schema("accounts"))
-    yield database
-    database.close()
+def postgres_tables(postgres_cluster: Cluster) -> str:
+    url = postgres_cluster.create_schema("accounts")
+    open_database(url).close()
+    return url
 
 
 @pytest.fixture
-def postgres_accounts(postgres_filled: Database) -> Database:
-    """A database there with every table, as it was opened first.  For one test at a time."""
-    empty(postgres_filled)
-    return postgres_filled
+def postgres_accounts(postgres_tables: str) -> str:
+    """The URL of a database there with every table as it was made; for one test at a time."""
+    empty(postgres_tables)
+    return postgres_tables
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def where(request: pytest.FixtureRequest, tmp_path: Path) -> Path | str:
+    """Where `open_database` makes a new database: once of each kind."""
+    if request.param == "sqlite":
+        return tmp_path / "accounts.db"
+    url: str = request.getfixturevalue("postgres_url")
+    return url

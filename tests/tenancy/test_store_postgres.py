@@ -5,8 +5,11 @@ from __future__ import annotations
 import pytest
 
 from tests.tenancy.test_store import *  # noqa: F403 - every test of it, with the `db` below
+from tribody.storage.opening import open_database
 
 
 @pytest.fixture
 def db(postgres_accounts):
-    return postgres_accounts
+    database = open_database(postgres_accounts)
+    yield database
+    database.close()
