@@ -11,7 +11,7 @@ import httpx2
 
 from tests.server.scripted import OPENAI, RunningServer, ScriptedEngine, run_server, scripted_model
 from tribody.billing import ledger
-from tribody.billing.tariff_uses import use_tariff
+from tribody.billing.tariff_store import use_tariff
 from tribody.core.clock import MonotonicClock
 from tribody.core.principal import NO_LIMITS, Limits
 from tribody.server.accounts import DATABASE, Accounts

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import msgspec
 
 from tribody.billing.entries import Entry, append
@@ -11,11 +13,20 @@ from tribody.storage.database import Database
 from tribody.storage.revisions import raise_revision
 
 
-class TariffUse(msgspec.Struct, frozen=True, kw_only=True):
+class TariffEntry(msgspec.Struct, frozen=True, kw_only=True):
     """From here on requests are priced by this list.  `who` is whoever ordered it."""
 
     digest: str
     who: str
+
+
+class TariffUse(TariffEntry, frozen=True, kw_only=True):
+    """The same, and since when."""
+
+    at_ms: int
+
+
+_decoder = msgspec.json.Decoder(TariffEntry)
 
 
 def use_tariff(db: Database, text: str, at_ms: int, who: str) -> Tariff:
@@ -30,7 +41,9 @@ def use_tariff(db: Database, text: str, at_ms: int, who: str) -> Tariff:
         raise BadTariff(f"{errors[0]}{more}; `tribody tariff check` lists them all")
     if _current_digest(db) == tariff.digest:
         return tariff
-    sequence = append(db, Entry("tariff", at_ms, "", "", TariffUse(digest=tariff.digest, who=who)))
+    sequence = append(
+        db, Entry("tariff", at_ms, "", "", TariffEntry(digest=tariff.digest, who=who))
+    )
     if not db.rows("SELECT 1 FROM tariffs WHERE digest = ?", (tariff.digest,)):
         db.run("INSERT INTO tariffs (digest, text) VALUES (?, ?)", (tariff.digest, text))
     db.run("INSERT INTO tariff_uses (sequence, digest) VALUES (?, ?)", (sequence, tariff.digest))
@@ -46,8 +59,24 @@ def current_tariff(db: Database) -> Tariff | None:
 
 def stored_tariff(db: Database, digest: str) -> Tariff | None:
     """One that was ever used; None when it was not.  Raises: BadTariff: no longer readable."""
+    text = tariff_text(db, digest)
+    return None if text is None else Tariff.parse(text)
+
+
+def tariff_text(db: Database, digest: str) -> str | None:
+    """As `stored_tariff`, as it was written."""
     rows = db.rows("SELECT text FROM tariffs WHERE digest = ?", (digest,))
-    return Tariff.parse(str(rows[0][0])) if rows else None
+    return str(rows[0][0]) if rows else None
+
+
+def tariff_uses(db: Database) -> list[TariffUse]:
+    """Every list that was ever put in, the first one first."""
+    rows = db.rows(
+        "SELECT entries.at_ms, entries.detail FROM tariff_uses "
+        "JOIN entries ON entries.sequence = tariff_uses.sequence ORDER BY tariff_uses.sequence"
+    )
+    entries = [(cast(int, at_ms), _decoder.decode(str(detail))) for at_ms, detail in rows]
+    return [TariffUse(digest=one.digest, who=one.who, at_ms=at_ms) for at_ms, one in entries]
 
 
 def _current_digest(db: Database) -> str | None:

@@ -19,7 +19,7 @@ from typing import TypeVar
 from tribody.billing.records import Balance
 from tribody.billing.results import expire_results
 from tribody.billing.settlement import record, recover
-from tribody.billing.tariff_uses import current_tariff
+from tribody.billing.tariff_store import current_tariff
 from tribody.billing.tariffs import Tariff
 from tribody.billing.transfers import balances
 from tribody.core.api_settings import ApiSettings
@@ -163,8 +163,8 @@ class Accounts:
 
     def _close(self) -> None:
         self.directory.close()
-        self.writer.close()
         self.reader.close()
+        self.writer.close()  # the last one, so that its log joins the database
 
     async def _follow(self) -> None:
         while True:
