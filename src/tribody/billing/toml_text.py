@@ -15,6 +15,10 @@ T = TypeVar("T")
 MAX_TEXT_BYTES = 256 * 1024
 # A thousand rules with all their keys; a file is parsed whole, and kept in the ledger for ever.
 
+MAX_LINE = 500
+# Characters.  A dotted key takes time and memory by the square of its parts: one of 256 KiB takes
+# all memory, a file full of lines of 500 characters a second.
+
 
 @dataclass(frozen=True, slots=True)
 class PointNumber:
@@ -25,9 +29,15 @@ class PointNumber:
 
 def parsed(text: str) -> dict[str, Any]:
     """Raises: BadTariff if the text is too long or not TOML."""
-    size = len(text.encode("utf-8", "surrogatepass"))
+    try:
+        size = len(text.encode("utf-8"))
+    except UnicodeEncodeError as error:
+        raise BadTariff(f"not UTF-8: half a character at {error.start}") from error
     if size > MAX_TEXT_BYTES:
         raise BadTariff(f"the file has {size} bytes; at most {MAX_TEXT_BYTES} are read")
+    for number, line in enumerate(text.split("\n"), start=1):
+        if len(line) > MAX_LINE:
+            raise BadTariff(f"line {number} has {len(line)} characters; break it at {MAX_LINE}")
     try:
         return tomllib.loads(text, parse_float=PointNumber)
     except (ValueError, RecursionError) as error:  # ValueError: TOMLDecodeError, too many digits
