@@ -440,8 +440,8 @@ def every_hour(found: Tariff):
             own = [r for r in own if not r.tenants or tenant_id in r.tenants]
             if not own or (tenant_id and not any(r.tenants for r in own)):
                 continue
-            first = min(r.from_minute for r in own)
-            last = max(r.until_minute for r in own)
+            first = min(r.from_minute or 0 for r in own)
+            last = max(r.until_minute or 0 for r in own)
             for minute in range(first, last, 60):
                 for tokens, is_batch in ((5, False), (6, False), (5, True), (6, True)):
                     try:
@@ -505,7 +505,7 @@ def test_problems_are_those_of_asking_for_every_hour_slow(found) -> None:
 def test_without_errors_exactly_one_rule_prices_any_instant(found, data) -> None:
     assert [p for p in found.problems() if p.severity == "error"] == []
     rules = found.prices.rules
-    first = min(r.from_minute for r in rules)
+    first = min(r.from_minute or 0 for r in rules)
     minute = data.draw(st.integers(first, first + 100 * 60 - 1))
     request = {
         "model": rules[0].models[0].replace("*", "?"),
