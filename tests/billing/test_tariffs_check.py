@@ -395,7 +395,7 @@ BEGINNINGS = {  # weeks with holidays and make-up days, the calendar's end, chan
 
 
 @st.composite
-def lists_of_rules(draw, since: datetime) -> list[str]:
+def lists_of_rules(draw, since: datetime) -> list[tuple[str, str]]:
     """Keys of rules that share out all requests of some models from `since` on."""
     models, tenants = draw(st.sampled_from(MODELS)), draw(st.sampled_from(TENANTS))
     cuts = [0, *sorted(draw(st.sets(st.integers(1, 99), max_size=2))), 100]
