@@ -30,6 +30,7 @@ from tribody.billing.statements import Statement, statement
 from tribody.billing.tariff_store import current_tariff, stored_tariff, use_tariff
 from tribody.billing.transfers import adjust, balances, grant, refund, top_up
 from tribody.billing.usage import Chosen, serving_times, usage_records, usage_rows
+from tribody.billing.verify import Report, verify
 
 __all__ = [
     "AlreadyReserved",
@@ -41,6 +42,7 @@ __all__ = [
     "Decided",
     "IdempotencyConflict",
     "NoBalance",
+    "Report",
     "Reservation",
     "Statement",
     "UnknownRequest",
@@ -64,4 +66,5 @@ __all__ = [
     "usage_records",
     "usage_rows",
     "use_tariff",
+    "verify",
 ]
