@@ -19,11 +19,13 @@ CHAT = {"model": "scripted", "messages": [{"role": "user", "content": "hi"}], "s
 
 
 @pytest.fixture
-def books(tmp_path) -> Books:
+def books(tmp_path) -> Iterator[Books]:
+    """Whatever has happened by the end: the ledger can be verified."""
     made = Books(tmp_path / "data")
     made.use(PRICES)
     made.add_tenant()
-    return made
+    yield made
+    assert ledger.verify(made.db).problems == []
 
 
 @pytest.fixture

@@ -33,9 +33,9 @@ class Reservation(msgspec.Struct, frozen=True, kw_only=True):
     """What one request may come to, held from its admission to its settlement.
 
     `at_ms` is the instant that it is priced at and whose day and month its caps are those of.
-    `prompt_tokens` are those that the quote was found for.  Without a `quote` nothing is charged;
-    tokens are held and counted all the same.  `node_id` is the server that has it, which settles
-    what it had left open when it starts again.  With an `idempotency_key` there is one such
+    `prompt_tokens` is the length that the quote was found for.  Without a `quote` nothing is
+    charged; tokens are held and counted all the same.  `node_id` is the server that has it, which
+    settles what it had left open when it starts again.  With an `idempotency_key` there is one such
     request to a tenant, with one body.
     """
 

@@ -69,6 +69,7 @@ class LedgerMeter:
             streamed=call.streamed,
             is_batch=call.is_batch,
             at_ms=call.at_ms,
+            prompt_tokens=demand.longest_prompt,
             quote=quote,
             worst_micro=worst_case(quote, demand.prompt_tokens, demand.completion_tokens),
             worst_tokens=demand.prompt_tokens + demand.completion_tokens,
