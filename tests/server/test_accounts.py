@@ -12,8 +12,9 @@ from tests.server.bookkeeping import PRICES, YUAN, Books, charge, client
 from tests.server.scripted import RunningServer, ScriptedEngine
 from tribody.billing import ledger
 from tribody.core.principal import Limits
+from tribody.server.routes import SCOPES
 from tribody.tenancy import store
-from tribody.tenancy.records import TenantChange
+from tribody.tenancy.records import ROUTES, TenantChange
 
 CHAT = {"model": "scripted", "messages": [{"role": "user", "content": "hi"}], "seed": 1}
 
@@ -186,6 +187,43 @@ def test_a_key_of_idempotency_is_charged_once_also_after_a_restart(books):
     assert len(books.usage()) == 1
 
 
+def test_an_answer_is_paid_for_by_result(books):
+    books.use(PRICES + 'result = "0.05"\naccept_seconds = 60\n')
+    books.add_tenant("other")
+    key, other, checker = (
+        books.add_key(),
+        books.add_key("other"),
+        books.add_key(routes=frozenset({"results"})),
+    )
+    running, _ = books.serve()
+    ids = [ask(running, key).headers["x-request-id"] for _ in range(2)]
+    held = books.balance().held_micro
+
+    def decide(key: str, request_id: str, accepted: object = True) -> httpx2.Response:
+        with client(running, key) as http:
+            return http.post(f"/v1/results/{request_id}", json={"accepted": accepted})
+
+    assert decide(other, ids[0]).status_code == 404
+    assert decide(key, "nothing").status_code == 404
+    assert decide(key, ids[0], "yes").status_code == 400
+    accepted = decide(checker, ids[0]).json()
+    assert accepted == {
+        "id": ids[0],
+        "object": "result",
+        "decision": "accepted",
+        "amount": "0.05",
+        "currency": "CNY",
+    }
+    assert decide(key, ids[0], accepted=False).json() == accepted
+    declined = decide(key, ids[1], accepted=False).json()
+    assert (declined["decision"], declined["amount"]) == ("declined", "0.00")
+    running.stop()
+    tokens = sum(int(str(row["charged_micro"])) for row in books.usage())
+    assert held == 2 * 50_000
+    balance = books.balance()
+    assert (balance.held_micro, balance.topped_up_micro) == (0, 100 * YUAN - tokens - 50_000)
+
+
 def test_what_a_dead_server_left_open_is_given_back(books):
     accounts = books.accounts()
     quote = accounts.tariff.find(
@@ -210,3 +248,7 @@ def test_what_a_dead_server_left_open_is_given_back(books):
     running.stop()
     assert books.balance().held_micro == 0
     assert [(row["outcome"], row["charged_micro"]) for row in books.usage()] == [("restart", 0)]
+
+
+def test_a_key_can_be_for_every_route_that_asks_for_one():
+    assert SCOPES - {"probes"} == ROUTES

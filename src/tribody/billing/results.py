@@ -51,6 +51,14 @@ def accept(db: Database, request_id: str, accepted: bool, at_ms: int) -> Decided
     return _decide(db, request_id, "accept" if accepted else "decline", at_ms)
 
 
+def accept_of(db: Database, tenant_id: str, request_id: str, accepted: bool, at_ms: int) -> Decided:
+    """`accept`, of an answer to this tenant only."""
+    found = db.rows("SELECT tenant_id FROM results WHERE request_id = ?", (request_id,))
+    if found != [(tenant_id,)]:
+        raise UnknownRequest(request_id, "answer to be accepted")
+    return accept(db, request_id, accepted, at_ms)
+
+
 def expire_results(db: Database, at_ms: int) -> int:
     """Let go of those whose time is over.  Returns how many those were."""
     rows = db.rows(

@@ -16,8 +16,8 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import TypeVar
 
-from tribody.billing.records import Balance
-from tribody.billing.results import expire_results
+from tribody.billing.records import Balance, UnknownRequest
+from tribody.billing.results import Decided, accept_of, expire_results
 from tribody.billing.settlement import record, recover
 from tribody.billing.tariff_store import current_tariff
 from tribody.billing.tariffs import Tariff
@@ -144,6 +144,12 @@ class Accounts:
         """A tenant's money, by currency.  Raises: StorageFailed."""
         return await self.reader.run(lambda db: balances(db, tenant_id))
 
+    async def accept(self, tenant_id: str, request_id: str, *, accepted: bool) -> Decided:
+        """Raises: UnknownRequest, StorageFailed."""
+        return await self.writer.run(
+            lambda db: accept_of(db, tenant_id, request_id, accepted, self.now_ms())
+        )
+
     # --- its life
 
     async def start(self) -> None:
@@ -204,6 +210,10 @@ class Records:
 
     async def balances(self, tenant_id: str) -> None:
         """Nothing is charged."""
+
+    async def accept(self, tenant_id: str, request_id: str, *, accepted: bool) -> Decided:
+        """Nothing is paid for by result."""
+        raise UnknownRequest(request_id, "answer to be accepted")
 
     @property
     def trouble(self) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from tribody.billing.records import Balance
+from tribody.billing.results import Decided
 from tribody.core.metering import Counts, Outcome, UsageRecord
 from tribody.server.call import Call
 
@@ -48,6 +49,12 @@ class Books(Protocol):
 
     async def balances(self, tenant_id: str) -> list[Balance] | None:
         """A tenant's money, by currency; None where nothing is charged.  Raises: StorageFailed."""
+
+    async def accept(self, tenant_id: str, request_id: str, *, accepted: bool) -> Decided:
+        """Decide on an answer that is paid for by result.
+
+        Raises: UnknownRequest when the tenant has none; StorageFailed.
+        """
 
     @property
     def trouble(self) -> str | None:

@@ -20,18 +20,22 @@ from tribody.server.file_store import FILE_ID
 from tribody.server.offline import BatchesQuery, FilesQuery
 from tribody.server.openapi_operations import Described, document_of
 from tribody.server.openapi_schemas import Schema, components
+from tribody.server.results import REQUEST_ID
 from tribody.server.routes import ROUTES
 from tribody.server.service import Service
 
 ERRORS = {
     400: "The request cannot be served as it stands.",
     401: "No key, a wrong one, or more than one.",
+    402: "The balance does not cover what the request may cost.",
+    403: "The account or key is paused, or not for this route or model.",
     404: "There is no such route or model.",
     405: "The route does not allow the method.",
     408: "The request arrived too slowly.",
+    409: "The Idempotency-Key was used before, and the answer is not kept.",
     413: "The body is too large.",
     422: "A value has a wrong type or is out of its range.",
-    429: "The caller has too many requests under way.",
+    429: "The caller has too many requests under way, or has used what it may.",
     431: "The headers are too large.",
     500: "The server made a mistake.",
     503: "There is no room now, or the server is about to end.",
@@ -55,6 +59,7 @@ def document(service: Service) -> Schema:
             "model_id": {"enum": names},
             "file_id": {"pattern": f"^{FILE_ID.pattern}$"},
             "batch_id": {"pattern": f"^{BATCH_ID.pattern}$"},
+            "request_id": {"pattern": f"^{REQUEST_ID.pattern}$"},
         },
         query_parameters={
             FilesQuery: _listed(limits.MAX_LISTED_FILES, FILE_ID),

@@ -19,6 +19,7 @@ from tribody.server.offline import BatchesQuery, FilesQuery
 from tribody.server.openai_chat import chat_completions
 from tribody.server.openai_completions import completions
 from tribody.server.responses import responses
+from tribody.server.results import ResultDecision, ResultRequest, decide_result
 from tribody.server.tokenize import Tokenized, TokenizeRequest, tokenize
 
 ROUTES = (
@@ -176,6 +177,14 @@ ROUTES = (
         endpoint=small.balance,
         summary="Show the account's balance",
         response=types.Balance,
+    ),
+    ApiRoute(
+        scope="results",
+        paths=("/v1/results/{request_id}",),
+        endpoint=decide_result,
+        summary="Accept an answer that is paid for by result, or decline it",
+        request=ResultRequest,
+        response=ResultDecision,
     ),
     ApiRoute(
         scope="probes",

@@ -56,10 +56,13 @@ class DrainingServer(uvicorn.Server):
         shutdown_seconds: float,
         cut: Callable[[], Awaitable[None]],
         offline: Offline | None,
+        ready: Callable[[], None],
     ) -> None:
-        """`cut` ends the engines, which ends every running answer with an error event."""
+        """`cut` ends the engines, which ends every running answer with an error event; `ready` is
+        called when requests and signals are taken."""
         super().__init__(config)
         self._offline = offline
+        self._ready = ready
         self._service = service
         self._shutdown_seconds = shutdown_seconds
         self._cut = cut
@@ -71,6 +74,7 @@ class DrainingServer(uvicorn.Server):
         await super().startup(sockets)
         if self._offline is not None:
             self._offline.batches.start()
+        self._ready()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """The books are closed when all is settled, and only then may another have the folder."""
@@ -114,10 +118,11 @@ def server_for(
     shutdown_seconds: float,
     cut: Callable[[], Awaitable[None]],
     offline: Offline | None = None,
+    ready: Callable[[], None] = lambda: None,
 ) -> DrainingServer:
     """A server around a service, not yet listening; run it with `serve(sockets=[bind(…)])`."""
     config = uvicorn_config(create_app(service, offline))
-    return DrainingServer(config, service, shutdown_seconds, cut, offline)
+    return DrainingServer(config, service, shutdown_seconds, cut, offline, ready)
 
 
 def uvicorn_config(app: ASGIApp) -> uvicorn.Config:
@@ -261,9 +266,11 @@ async def serve(
         keys = books if isinstance(books, Accounts) else listening.keys
         service = make_service(served, aliases, keys, config.api, books)
         offline = offline_in(folder, service, config)
-        server = server_for(service, config.shutdown_seconds, close_engines, offline)
+        text = ready_text(config.host, listening.listener.getsockname()[1], service)
+        server = server_for(
+            service, config.shutdown_seconds, close_engines, offline, lambda: say(text)
+        )
         give_back_memory()  # what was read of the vocabularies
-        say(ready_text(config.host, listening.listener.getsockname()[1], service))
         await server.serve(sockets=[listening.listener])
     finally:
         listening.listener.close()

@@ -30,6 +30,7 @@ Route = Literal[
     "tokenize",
     "models",
     "balance",
+    "results",
     "metrics",
     "version",
 ]
