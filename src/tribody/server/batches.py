@@ -9,10 +9,12 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
 from tribody.core.errors import BadValue
+from tribody.core.sampling_ranges import Range
 from tribody.server import limits
 from tribody.server.batch_types import BatchObject, BatchRequest
 from tribody.server.files import answered, check_keep_seconds
-from tribody.server.offline import BatchesQuery, offline_of, page, query_of
+from tribody.server.offline import BatchesQuery, offline_of
+from tribody.server.queries import page, query_of
 from tribody.server.service import Service, decode_any, read_body
 
 
@@ -50,7 +52,8 @@ def _check_metadata(metadata: dict[str, str]) -> None:
 async def list_batches(http: HttpRequest) -> Response:
     """GET: the caller's, the newest first."""
     offline = offline_of(http)
-    query, ignored = query_of(http, BatchesQuery, limits.MAX_LISTED_BATCHES)
+    query, ignored = query_of(http, BatchesQuery)
+    limits.check_bounds("limit", query.limit, Range(1, limits.MAX_LISTED_BATCHES))
     found = offline.batches.owned(http.state.principal.tenant_id)[::-1]
     shown, more = page(found, query.after, query.limit, lambda batch: batch.id)
     ids: list[str | None] = [batch.id for batch in shown]

@@ -16,7 +16,8 @@ from tribody.core.errors import BadRequest, BadValue
 from tribody.core.sampling_ranges import Range
 from tribody.server import limits
 from tribody.server.file_store import FileObject, size_of
-from tribody.server.offline import FilesQuery, Offline, offline_of, page, query_of
+from tribody.server.offline import FilesQuery, Offline, offline_of
+from tribody.server.queries import page, query_of
 from tribody.server.service import body_parts, ignored_header
 
 MAX_FORM_FIELDS = 16
@@ -141,7 +142,8 @@ def check_keep_seconds(param: str, seconds: int) -> None:
 async def list_files(http: HttpRequest) -> Response:
     """GET: the caller's, the newest first."""
     offline = offline_of(http)
-    query, ignored = query_of(http, FilesQuery, limits.MAX_LISTED_FILES)
+    query, ignored = query_of(http, FilesQuery)
+    limits.check_bounds("limit", query.limit, Range(1, limits.MAX_LISTED_FILES))
     found = offline.files.owned(http.state.principal.tenant_id)
     found = [file for file in found if query.purpose in (None, file.purpose)]
     if query.order == "desc":

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import Literal
 
 import msgspec
 from starlette.requests import Request as HttpRequest
 
-from tribody.core.errors import BadRequest, BadValue
-from tribody.core.sampling_ranges import Range
+from tribody.core.errors import BadRequest
 from tribody.server import limits
 from tribody.server.batch_runner import BatchRunner
 from tribody.server.data_folder import DataFolder
-from tribody.server.errors import bad_json
 from tribody.server.file_store import FileStore, Purpose
 from tribody.server.service import Service
-
-T = TypeVar("T")
 
 
 @dataclass
@@ -67,37 +62,3 @@ class FilesQuery(msgspec.Struct, frozen=True, kw_only=True):
 class BatchesQuery(msgspec.Struct, frozen=True, kw_only=True):
     after: str | None = None
     limit: int = 20
-
-
-Q = TypeVar("Q", FilesQuery, BatchesQuery)
-
-
-def query_of(http: HttpRequest, kind: type[Q], most: int) -> tuple[Q, list[str]]:
-    """The parameters, and the names of those that are not known.  Raises: BadRequest."""
-    given = dict(http.query_params)
-    try:
-        query = msgspec.convert(given, kind, strict=False)
-    except msgspec.ValidationError as error:
-        raise bad_json(error) from error
-    for name in kind.__struct_fields__:
-        if name in given and getattr(query, name) is None:  # msgspec reads "null" as none
-            raise BadValue(f"{name} must be left out or have a value.", param=name)
-        if len(http.query_params.getlist(name)) > 1:
-            raise BadValue(f"{name} is given twice.", param=name)
-    limits.check_bounds("limit", query.limit, Range(1, most))
-    return query, [name for name in given if name not in kind.__struct_fields__]
-
-
-def page(
-    found: list[T], after: str | None, limit: int, id_of: Callable[[T], str]
-) -> tuple[list[T], bool]:
-    """What follows the one named `after`, `limit` at most, and whether there is more.
-
-    Raises: BadRequest (404) when that is not in the list.
-    """
-    if after is not None:
-        ids = [id_of(one) for one in found]
-        if after not in ids:
-            raise BadRequest("after names nothing that is listed.", param="after", status=404)
-        found = found[ids.index(after) + 1 :]
-    return found[:limit], len(found) > limit
