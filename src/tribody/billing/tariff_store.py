@@ -34,21 +34,34 @@ def use_tariff(db: Database, text: str, at_ms: int, who: str) -> Tariff:
 
     Raises: BadTariff when it cannot be read, or leaves requests unpriced.
     """
+    tariff = usable_tariff(text)
+    put_in(db, tariff, at_ms, who)
+    return tariff
+
+
+def usable_tariff(text: str) -> Tariff:
+    """A list that may be put in.  A long one takes seconds to check, so do it before the database
+    is anybody's.  Raises: as `use_tariff`.
+    """
     tariff = Tariff.parse(text)
     errors = [problem.text for problem in tariff.problems() if problem.severity == "error"]
     if errors:
         more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
         raise BadTariff(f"{errors[0]}{more}; `tribody tariff check` lists them all")
+    return tariff
+
+
+def put_in(db: Database, tariff: Tariff, at_ms: int, who: str) -> None:
+    """As `use_tariff`, of a list that is usable."""
     if _current_digest(db) == tariff.digest:
-        return tariff
+        return
     sequence = append(
         db, Entry("tariff", at_ms, "", "", TariffEntry(digest=tariff.digest, who=who))
     )
     if not db.rows("SELECT 1 FROM tariffs WHERE digest = ?", (tariff.digest,)):
-        db.run("INSERT INTO tariffs (digest, text) VALUES (?, ?)", (tariff.digest, text))
+        db.run("INSERT INTO tariffs (digest, text) VALUES (?, ?)", (tariff.digest, tariff.text))
     db.run("INSERT INTO tariff_uses (sequence, digest) VALUES (?, ?)", (sequence, tariff.digest))
     raise_revision(db, "tariffs")
-    return tariff
 
 
 def current_tariff(db: Database) -> Tariff | None:

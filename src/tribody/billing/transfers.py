@@ -162,6 +162,12 @@ def balances(db: Database, tenant_id: str) -> list[Balance]:
     ]
 
 
+def transfer_of(db: Database, sequence: int) -> Transfer:
+    """The one that was written as this entry."""
+    [(detail,)] = db.rows("SELECT detail FROM entries WHERE sequence = ?", (sequence,))
+    return msgspec.json.decode(str(detail), type=Transfer)
+
+
 def _transfer(db: Database, transfer: Transfer) -> int:
     tenant_id, currency, amount = transfer.tenant_id, transfer.currency, transfer.amount_micro
     if currency not in CURRENCIES:

@@ -76,7 +76,12 @@ class LiveDirectory:
     def is_stale(self) -> bool:
         """Whether changes may have gone unnoticed for too long.  By the clock alone, so that it is
         true also when the thread hangs or is dead."""
-        return self._clock.now() - self._read_at > STALE_SECONDS
+        return self.age_seconds > STALE_SECONDS
+
+    @property
+    def age_seconds(self) -> float:
+        """Since the database was last looked at."""
+        return self._clock.now() - self._read_at
 
     # --- following ---
 
@@ -125,7 +130,7 @@ class LiveDirectory:
             logger.error(
                 "event=accounts_stale revision=%d seconds=%.1f detail=%r",
                 self.revision,
-                self._clock.now() - self._read_at,
+                self.age_seconds,
                 str(error),
             )
 

@@ -126,6 +126,14 @@ class KeyChange(
     api: str | UnsetType = UNSET
 
 
+class NotThere(BadConfig):
+    """No tenant, user or key has this id."""
+
+
+class AlreadyThere(BadConfig):
+    """A tenant or a user has this id already."""
+
+
 # --- checks: each raises BadConfig that names the value, the limit and the remedy -----------------
 
 

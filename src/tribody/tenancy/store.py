@@ -22,9 +22,11 @@ from tribody.storage.database import Database, Row, Value
 from tribody.storage.revisions import Area, raise_revision, revisions
 from tribody.tenancy import keys
 from tribody.tenancy.records import (
+    AlreadyThere,
     Key,
     KeyChange,
     NewKey,
+    NotThere,
     Tenant,
     TenantChange,
     User,
@@ -70,7 +72,7 @@ def add_tenant(db: Database, tenant: Tenant, *, at_ms: int, who: str) -> Tenant:
     added = msgspec.structs.replace(tenant, created_ms=at_ms)
     with db.transaction():
         if _find(db, Tenant, "id = ?", [tenant.id]):
-            raise BadConfig(f"there is a tenant {tenant.id!r} already; choose another id")
+            raise AlreadyThere(f"there is a tenant {tenant.id!r} already; choose another id")
         _insert(db, added)
         _keep_change(db, at_ms, who, ("tenant-added", tenant.id, _told(added)))
     return added
@@ -95,7 +97,7 @@ def add_user(db: Database, user: User, *, at_ms: int, who: str) -> User:
     with db.transaction():
         find_tenant(db, user.tenant_id)
         if _find(db, User, "tenant_id = ? AND id = ?", [user.tenant_id, user.id]):
-            raise BadConfig(
+            raise AlreadyThere(
                 f"the tenant {user.tenant_id!r} has a user {user.id!r} already; choose another id"
             )
         _insert(db, added)
@@ -125,7 +127,7 @@ def add_key(db: Database, secret: bytes, new: NewKey, *, at_ms: int, who: str) -
         if new.user_id and not _find(
             db, User, "tenant_id = ? AND id = ?", [new.tenant_id, new.user_id]
         ):
-            raise BadConfig(
+            raise NotThere(
                 f"the tenant {new.tenant_id!r} has no user {new.user_id!r}; add it first"
             )
         if not check_secret(db, secret):
@@ -165,14 +167,14 @@ def revoke_key(db: Database, key_id: str, *, at_ms: int, who: str) -> Key:
 def find_tenant(db: Database, tenant_id: str) -> Tenant:
     found = _find(db, Tenant, "id = ?", [tenant_id])
     if not found:
-        raise BadConfig(f"there is no tenant {tenant_id[:80]!r}; add it first")
+        raise NotThere(f"there is no tenant {tenant_id[:80]!r}; add it first")
     return found[0]
 
 
 def find_key(db: Database, key_id: str) -> Key:
     found = _find(db, Key, "id = ?", [key_id])
     if not found:
-        raise BadConfig(f"there is no key with the id {key_id[:80]!r}; list them to see the ids")
+        raise NotThere(f"there is no key with the id {key_id[:80]!r}; list them to see the ids")
     return found[0]
 
 
