@@ -149,6 +149,7 @@ def test_rounded_is_fractions_round(numerator, denominator) -> None:
 def test_the_worst_case_is_all_missed_and_all_generated() -> None:
     assert worst_case(V3, 3, 7) == 62
     assert worst_case(V3, 0, 0) == 0
+    assert worst_case(change(V3, hit=0, miss=0, output=0), 10**9, 10**9) == 0
     assert worst_case(change(V3, hit=9 * YUAN), 3, 7) == 83
     assert worst_case(change(V3, reasoning=9 * YUAN), 3, 7) == 69
     assert worst_case(change(V3, reasoning=0), 3, 7) == 62
@@ -250,4 +251,9 @@ def test_a_quote_in_one_line() -> None:
         "V3 at night: hit 0.5 / miss 2 / output 8 / reasoning 3.000001 CNY per million tokens, "
         "times 1/2, cache storage 0.017 CNY per million token-hours, free allowance start, "
         "1.5 CNY for an accepted result"
+    )
+    whole = change(V3, cache_storage=YUAN, result_micro=2 * YUAN, numerator=0, denominator=1)
+    assert whole.summary().endswith(
+        "per million tokens, times 0/1, cache storage 1 CNY per million token-hours, "
+        "2 CNY for an accepted result"
     )

@@ -24,7 +24,7 @@ def test_the_quote_of_a_rule() -> None:
         id = "a"
         title = "A"
         models = ["m"]
-        batch_factor = "1/2"
+        batch_factor = "2/3"
         hit = 0.1
         miss = 1
         output = 2
@@ -55,7 +55,7 @@ def test_the_quote_of_a_rule() -> None:
     )
     assert ask(found, "2026-11-01 00:00") == plain
     batch = ask(found, "2026-11-01 00:00", is_batch=True)
-    assert (batch.numerator, batch.denominator, batch.hit) == (1, 2, 100_000)
+    assert (batch.numerator, batch.denominator, batch.hit) == (2, 3, 100_000)
     last = ask(found, "2026-10-31 23:59:59.999")
     assert last.free is not None
     assert last.free.period == "2026-10"  # months are the list's time zone's
@@ -64,7 +64,8 @@ def test_the_quote_of_a_rule() -> None:
 def test_a_tariff_is_its_text() -> None:
     text = f'currency = "CNY"\n{rule("a")}'
     assert Tariff.parse(text).text == text
-    assert Tariff.parse(text).digest == Tariff.parse(text).digest
+    assert Tariff.parse(text) == Tariff.parse(text)
+    assert Tariff.parse(text) != Tariff.parse(text + "\n")
     assert Tariff.parse(text).digest != Tariff.parse(text + "\n").digest
 
 

@@ -9,9 +9,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.billing.tariff_text import calendar_tariff, rule, tariff
+from tests.billing.tariff_text import at_ms, calendar_tariff, rule, tariff
 from tribody.billing import tariffs_check
 from tribody.billing.tariffs import Tariff
+from tribody.billing.tariffs_check import Request
 from tribody.core.errors import NoPrice
 
 
@@ -217,6 +218,14 @@ def test_the_calendars_end_is_a_warning() -> None:
         "warning",
         "the calendar lacks a year: model m in CNY at Fri 2027-01-01 09:00, depends on holidays "
         "and is refused, not guessed",
+    )
+    assert first.example == Request(
+        currency="CNY",
+        model="m",
+        tenant_id="",
+        at_ms=at_ms("2027-01-01 09:00"),
+        prompt_tokens=0,
+        is_batch=False,
     )
     assert [p.text for p in others] == [
         f"band {name} is used by no rule" for name in ("holiday", "night", "weekend")

@@ -6,6 +6,7 @@ The text is the list: its SHA-256 names it in quotes, and the ledger keeps it fo
 from __future__ import annotations
 
 import hashlib
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import cached_property
 from importlib import resources
@@ -22,12 +23,12 @@ from tribody.core.errors import NoPrice
 MINUTE_MS = 60_000
 
 
+@dataclass(frozen=True)
 class Tariff:
-    """A price list that was read.  Immutable; equal texts are equal tariffs."""
+    """A price list that was read.  Equal texts are equal tariffs."""
 
-    def __init__(self, text: str, prices: PriceList) -> None:
-        self.text = text
-        self.prices = prices
+    text: str
+    prices: PriceList = field(compare=False, repr=False)
 
     @classmethod
     def parse(cls, text: str) -> Tariff:
