@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator
 
@@ -12,6 +13,8 @@ from tests.server.bookkeeping import PRICES, YUAN, Books, charge, client
 from tests.server.scripted import RunningServer, ScriptedEngine
 from tribody.billing import ledger
 from tribody.core.principal import Limits
+from tribody.server.batch_runner import _Answers
+from tribody.server.batch_types import JournalLine
 from tribody.server.routes import SCOPES
 from tribody.tenancy import store
 from tribody.tenancy.records import ROUTES, TenantChange
@@ -248,6 +251,62 @@ def test_what_a_dead_server_left_open_is_given_back(books):
     running.stop()
     assert books.balance().held_micro == 0
     assert [(row["outcome"], row["charged_micro"]) for row in books.usage()] == [("restart", 0)]
+
+
+def test_a_line_whose_answer_is_lost_is_answered_again_and_charged_once(books, monkeypatch):
+    """The charge is on the disk before the answer: a crash between the two charged it twice."""
+    key, lost = books.add_key(), list[int]()
+    add = _Answers._add
+
+    async def fail_once(answers: _Answers, journal_line: JournalLine, raw: bytes) -> None:
+        if not lost:
+            lost.append(journal_line.line)
+            raise OSError("the journal's disk is full")
+        await add(answers, journal_line, raw)
+
+    monkeypatch.setattr(_Answers, "_add", fail_once)
+    body = {"model": "scripted", "prompt": "hi", "max_tokens": 3}
+    lines = [
+        {"custom_id": f"r{i}", "method": "POST", "url": "/v1/completions", "body": body}
+        for i in range(3)
+    ]
+    running, _ = books.serve(data_dir=books.folder)
+    with client(running, key) as http:
+        upload = http.post(
+            "/v1/files",
+            files={"file": ("in.jsonl", "\n".join(map(json.dumps, lines)).encode())},
+            data={"purpose": "batch"},
+        )
+        made = http.post(
+            "/v1/batches",
+            json={
+                "input_file_id": upload.json()["id"],
+                "endpoint": "/v1/completions",
+                "completion_window": "24h",
+            },
+        ).json()
+        ends = time.monotonic() + 10
+        while not lost:
+            assert time.monotonic() < ends
+            time.sleep(0.02)
+    running.stop()
+    running, _ = books.serve(data_dir=books.folder)
+    with client(running, key) as http:
+        while (batch := http.get(f"/v1/batches/{made['id']}").json())["status"] != "completed":
+            assert time.monotonic() < ends + 10
+            time.sleep(0.02)
+    running.stop()
+    assert batch["request_counts"] == {"total": 3, "completed": 3, "failed": 0}
+    rows = books.usage()
+    finished = [row for row in rows if row["outcome"] == "finished"]
+    assert len(finished) == 3
+    for row in finished:
+        cached, prompt = int(str(row["cached_tokens"])), int(str(row["prompt_tokens"]))
+        due = charge(cached, prompt - cached, int(str(row["completion_tokens"])), is_batch=True)
+        assert (row["is_batch"], row["charged_micro"]) == (1, due)
+    assert sum(int(str(row["charged_micro"])) for row in rows) == sum(
+        int(str(row["charged_micro"])) for row in finished
+    )
 
 
 def test_a_key_can_be_for_every_route_that_asks_for_one():

@@ -150,6 +150,15 @@ class Accounts:
             lambda db: accept_of(db, tenant_id, request_id, accepted, self.now_ms())
         )
 
+    def summary(self) -> str:
+        count = self.directory.num_tenants
+        tenants = f"accounts: {count} tenant{'' if count == 1 else 's'}"
+        if self._tariff is None:
+            return (
+                f"{tenants}; no tariff is in use, so nothing is answered: tribody tariff use FILE"
+            )
+        return f"{tenants}, prices of {self._tariff.prices.title or self._tariff.digest[:12]!r}"
+
     # --- its life
 
     async def start(self) -> None:
@@ -214,6 +223,9 @@ class Records:
     async def accept(self, tenant_id: str, request_id: str, *, accepted: bool) -> Decided:
         """Nothing is paid for by result."""
         raise UnknownRequest(request_id, "answer to be accepted")
+
+    def summary(self) -> None:
+        """Who has no accounts is not told of them."""
 
     @property
     def trouble(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -24,6 +25,7 @@ from tribody.server.batch_types import (
 from tribody.server.call import Call
 from tribody.server.data_folder import new_id
 from tribody.server.errors import GenerationFailed, error_for
+from tribody.server.replays import Identity
 from tribody.server.service import Service
 
 logger = logging.getLogger(__name__)
@@ -122,15 +124,22 @@ def _problem(raw: bytes, endpoint: str, seen: set[str]) -> BatchError | None:
 # --- what is answered ------------------------------------------------------------------------
 
 
-async def answer_line(service: Service, line: RequestLine, caller: Principal) -> AnswerLine:
+async def answer_line(
+    service: Service, line: RequestLine, caller: Principal, name: str
+) -> AnswerLine:
     """The answer to a line, an error being one: this raises nothing of tribody's.
 
-    It is tried until there is room and an engine, however long that takes.
+    It is tried until there is room and an engine, however long that takes.  By `name`, of which
+    there is one, it is known again after a crash that came between its charge and its answer's
+    being kept; it is then answered anew and not charged anew.
     """
-    request_id, failures = new_id(""), 0
+    failures = 0
+    identity = Identity(caller.tenant_id, name, "")
     while True:
+        request_id = new_id("")
         try:
             call = service.new_call(request_id, caller, SCOPE_OF[line.url], is_batch=True)
+            call = replace(call, identity=identity)
             made = await ENDPOINTS[line.url](service, bytes(line.body), call)
             status, body = 200, msgspec.json.encode(made)
             break

@@ -270,14 +270,15 @@ class BatchRunner:
                     continue
                 line = msgspec.json.decode(raw, type=RequestLine)
                 await self._places.acquire()
-                task = group.create_task(self._answer_one(index, line, answers, caller))
+                name = f"{batch_id}/{index}"
+                task = group.create_task(self._answer_one(index, line, answers, caller, name))
                 # Not in the task itself, which may be cancelled before it begins.
                 task.add_done_callback(lambda _: self._places.release())
 
     async def _answer_one(
-        self, index: int, line: RequestLine, answers: _Answers, caller: Principal
+        self, index: int, line: RequestLine, answers: _Answers, caller: Principal, name: str
     ) -> None:
-        await answers.add(index, await answer_line(self._service, line, caller))
+        await answers.add(index, await answer_line(self._service, line, caller, name))
 
     async def _answer_rest(self, batch_id: str, answers: _Answers, reason: tuple[str, str]) -> int:
         """Say of all lines without an answer why; returns how many these are."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from tribody.billing.pricing import Quote, worst_case
 from tribody.billing.records import (
+    CHARGED,
     AlreadyReserved,
     CapReached,
     IdempotencyConflict,
@@ -22,8 +23,9 @@ from tribody.billing.settlement import settle
 from tribody.billing.tariffs import Tariff
 from tribody.core.errors import BadRequest, NoPrice, TribodyError
 from tribody.core.metering import Counts, Outcome
+from tribody.server.call import Call
 from tribody.server.errors import Forbidden, TooManyRequests
-from tribody.server.metering import Bill, Demand
+from tribody.server.metering import Bill, Demand, Unmetered
 from tribody.storage.writer import Writer
 from tribody.tenancy.rates import RateLimited, Rates, Remaining, Room, Taken
 
@@ -52,6 +54,8 @@ class LedgerMeter:
             await self.writer.run(lambda db: reserve(db, reservation))
         except TribodyError as error:
             self.rates.give_back(taken)
+            if _is_charged_line(call, error):
+                return Unmetered()
             raise self._for_callers(error) from None
         return _Reserved(self, demand, taken)
 
@@ -124,6 +128,11 @@ class LedgerMeter:
                 )
             case _:
                 return error
+
+
+def _is_charged_line(call: Call, error: TribodyError) -> bool:
+    """Whether a line of a batch was charged before the crash that lost its answer."""
+    return call.is_batch and isinstance(error, AlreadyReserved) and error.state in CHARGED
 
 
 @dataclass(frozen=True)

@@ -56,6 +56,9 @@ class Books(Protocol):
         Raises: UnknownRequest when the tenant has none; StorageFailed.
         """
 
+    def summary(self) -> str | None:
+        """For the person who starts the server."""
+
     @property
     def trouble(self) -> str | None:
         """Why no work can be taken now."""

@@ -330,6 +330,8 @@ def ready_text(host: str, port: int, service: Service) -> str:
             f"{info.num_threads} threads ({info.isa}), {tuning_text(info.tuning)}, "
             f"loaded in {info.load_seconds:.1f} s"
         )
+    if service.books is not None and (summary := service.books.summary()) is not None:
+        lines.append(f"  {summary}")
     key = "" if service.keys is None else " -H 'Authorization: Bearer YOUR_KEY'"
     first = service.models.models[0].model_id
     body = (

@@ -128,6 +128,11 @@ class Directory:
         """As `find`, for work that is left and remembers whose key it came with."""
         return self._entries.get(key_id, _NOBODY).find(now_ms)
 
+    @property
+    def num_tenants(self) -> int:
+        """Those that are not paused."""
+        return len(self._tenants)
+
     def of_tenant(self, tenant_id: str) -> Principal | None:
         """A tenant's own principal, with no key's scope or limits; None: it may not come in."""
         return self._tenants.get(tenant_id)

@@ -69,6 +69,11 @@ class LiveDirectory:
         return self._directory.of_tenant(tenant_id)
 
     @property
+    def num_tenants(self) -> int:
+        """Those that are not paused."""
+        return self._directory.num_tenants
+
+    @property
     def revision(self) -> int:
         return self._directory.revision
 
