@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
+
+import msgspec
 
 from tribody.core.config import SchedulerConfig
 from tribody.core.request import (
@@ -148,8 +150,16 @@ def request(
     return Request(id=rid, prompt_token_ids=prompt, sampling=params, n=n, **more)
 
 
-def live(machine: Machine, rng: random.Random, num_steps: int) -> None:
-    """A random life: requests of all kinds, some resumed, some aborted; books after every step."""
+def live(
+    machine: Machine,
+    rng: random.Random,
+    num_steps: int,
+    tenants: Sequence[tuple[str, int]] = (("", 1),),
+) -> None:
+    """A random life: requests of all kinds, some resumed, some aborted; books after every step.
+
+    `tenants`: with their weights.
+    """
     scheduler = machine.scheduler
     alive: dict[str, Request] = {}
     got: dict[tuple[str, int], list[int]] = {}
@@ -159,6 +169,7 @@ def live(machine: Machine, rng: random.Random, num_steps: int) -> None:
     for step in range(num_steps):
         if rng.random() < 0.3 and len(alive) < 20:
             stem = rng.choice(stems)[: rng.randrange(1, 20)]
+            tenant, weight = rng.choice(tenants) if len(tenants) > 1 else tenants[0]
             prompt = stem + [rng.randrange(40) for _ in range(rng.randrange(0, 6))]
             new = request(
                 f"r{step}",
@@ -168,14 +179,13 @@ def live(machine: Machine, rng: random.Random, num_steps: int) -> None:
                 stop=rng.choice([(), ("eleven",)]),
                 cache_salt=rng.choice(["a", "b"]),
                 priority=rng.choice(["interactive", "interactive", "background"]),
+                tenant=tenant,
+                weight=weight,
             )
             if rng.random() < 0.2:  # as after an engine restart
                 full = [expected(new, c, scheduler.max_context) for c in range(new.n)]
                 cut = tuple(tuple(t[: rng.randrange(len(t))]) for t in full)
-                new = request(
-                    new.id, prompt, new.sampling.max_tokens, new.n, new.sampling.stop, resumed=cut,
-                    cache_salt=new.cache_salt, resumed_cached_tokens=0, priority=new.priority,
-                )  # fmt: skip
+                new = msgspec.structs.replace(new, resumed=cut, resumed_cached_tokens=0)
             scheduler.add(new)
             alive[new.id], waited[new.id] = new, 0
             for c in range(new.n):

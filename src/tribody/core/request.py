@@ -63,7 +63,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     never share a page.
 
     With `pooling` nothing is generated (`max_tokens` is 0): the last event has an `embedding`.
-    What has `background` priority runs where nothing interactive waits.
+    What has `background` priority runs where nothing interactive waits.  Tenants that wait get
+    tokens as their requests' `weight`s are to each other (1 or more).
     """
 
     id: str
@@ -76,6 +77,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     resumed_cached_tokens: int | None = None
     pooling: Pooling = "none"
     priority: Priority = "interactive"
+    tenant: str = ""
+    weight: int = 1
 
 
 class TokenLogprob(msgspec.Struct, frozen=True, array_like=True):

@@ -11,6 +11,8 @@ def refuse_impossible(request: Request, max_context: int, max_running: int) -> N
     num_prompt = len(request.prompt_token_ids)
     if num_prompt == 0:
         raise BadRequest("the prompt has no tokens; send at least one", param="prompt")
+    if request.weight < 1:
+        raise BadRequest(f"the request's weight is {request.weight}; the least is 1")
     if request.pooling != "none":
         _refuse_pooling(request, max_context)
         return

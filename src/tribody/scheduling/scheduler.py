@@ -1,14 +1,15 @@
 """The scheduler: who runs in the next step, with how many tokens, on which pages.  Ids only.
 
 Two queues.  `running` sequences hold pages; `waiting` ones do not.  A step spends one token budget:
-first every running sequence that decodes, then prompts in order of arrival, in chunks, then newly
+first every running sequence that decodes, then prompts in their order, in chunks, then newly
 admitted ones; prompts take no more of it than keeps the step short for those that decode (`pace`).
 When pages run out the last in order is preempted: its pages go (full ones stay in the prefix tree)
-and it waits, at its place by arrival, to be recomputed.  A request may be held back when it comes,
-in neither queue, until it is released.
+and it waits, at its old place, to be recomputed.  A request may be held back when it comes, in
+neither queue, until it is released.
 
-Nobody starves: both queues are served in order of arrival, the head of `waiting` is never jumped,
-and a request that could not fit in an empty pool is refused when it comes.  Background requests
+The order is that of arrival for one tenant's requests, and fair between tenants (`fairness`).
+Nobody starves: both queues are served in order, the first of `waiting` is never jumped for want of
+pages, and a request that could not fit in an empty pool is refused when it comes.  Background ones
 stand behind all others: they are admitted while few sequences run, and make room for whoever comes.
 
 It trades throughput for order: a small request never overtakes a large one that waits for pages.
@@ -36,6 +37,7 @@ from tribody.scheduling.admission import refuse_impossible
 from tribody.scheduling.books import Books
 from tribody.scheduling.drafting import DraftPlanner
 from tribody.scheduling.events import Taken, event_of, pool
+from tribody.scheduling.fairness import FairQueue
 from tribody.scheduling.pace import PromptPace, Room
 from tribody.scheduling.sequence import Drafting, Job, Sequence, finish_reason, order
 
@@ -55,7 +57,7 @@ class Scheduler:
         self.pace = PromptPace(config.step_stretch, config.max_step_tokens)
         self._room = self.pace.room(0)  # of the step under way
         self.running: list[Sequence] = []  # in order
-        self.waiting: list[Sequence] = []  # in order
+        self.waiting = FairQueue()
         self.held: dict[str, Sequence] = {}  # by request, until it is released
         self._jobs: dict[str, Job] = {}
         self._eos = eos_token_ids
@@ -76,23 +78,18 @@ class Scheduler:
                 f"{num_waiting} requests are waiting, the most that may; try again later"
             )
         self._num_arrivals += 1
-        job = Job(request, self._num_arrivals, completion_tokens=sum(map(len, request.resumed)))
-        if request.resumed_cached_tokens is not None:
-            job.cached_tokens, job.announced = request.resumed_cached_tokens, True
-            job.prefilled = True  # or there had been no first event
-        choices = [c for c in range(request.n) if c not in request.finished]
-        job.live.update(choices)
-        self._jobs[request.id] = job
+        job = self._jobs[request.id] = Job.of(request, self._num_arrivals)
+        choices = sorted(job.live)
         trunk = self._sequence(job, choices[0])
         trunk.choices = choices
         if held:
             self.held[request.id] = trunk
         else:
-            insort(self.waiting, trunk, key=order)
+            self.waiting.push(trunk)
 
     def release(self, request_id: str) -> None:
         """Queue a request that was held back, at its place by arrival."""
-        insort(self.waiting, self.held.pop(request_id), key=order)
+        self.waiting.push(self.held.pop(request_id))
 
     def fail(self, request_id: str, error: str) -> list[Event]:
         """End a request with an error."""
@@ -107,10 +104,8 @@ class Scheduler:
 
     def _end(self, job: Job, reason: FinishReason, error: str | None) -> list[Event]:
         self.held.pop(job.request.id, None)
-        for queue in (self.running, self.waiting):
-            for sequence in [s for s in queue if s.job is job]:
-                queue.remove(sequence)
-                self._free(sequence)
+        for sequence in [s for s in self.running if s.job is job]:
+            self._retire(sequence)
         events = []
         for choice in sorted(job.live):
             job.live.discard(choice)
@@ -146,10 +141,12 @@ class Scheduler:
         self._room = room = self.pace.room(len(plan.chunks))
         for sequence in others:
             budget -= self._read(plan, sequence, room, budget)
-        while min(budget, room.tokens(0)) and self.waiting and self._let_in(plan, self.waiting[0]):
-            sequence = self.waiting.pop(0)
-            insort(self.running, sequence, key=order)
-            budget -= self._read(plan, sequence, room, budget)
+        while min(budget, room.tokens(0)) and (first := self.waiting.first()) is not None:
+            if not self._let_in(plan, first):
+                break
+            self.waiting.admit(first)
+            insort(self.running, first, key=order)
+            budget -= self._read(plan, first, room, budget)
         if not plan.chunks:
             return None
         # Beside prompts drafts only get what the pace allowed and prompts left.
@@ -166,7 +163,7 @@ class Scheduler:
         return taken
 
     def _let_in(self, plan: StepPlan, first: Sequence) -> bool:
-        """Admit the head of `waiting`, preempting background sequences if it is none itself."""
+        """Admit the first of `waiting`, preempting background sequences if it is none itself."""
         if first.is_background:
             return len(self.running) < self.config.background_running and self._admit(first)
         while not self._admit(first):
@@ -254,7 +251,7 @@ class Scheduler:
             plan.page_copies = [pair for pair in plan.page_copies if pair[1] not in held]
             plan.chunks.remove(dropped[0])
         self._free(victim)
-        insort(self.waiting, victim, key=order)
+        self.waiting.push(victim)
         self.books.preemptions += 1
 
     # ---- apply
@@ -363,6 +360,7 @@ class Scheduler:
     def _event(self, job: Job, choice: int, taken: Taken) -> Event:
         if taken.finish is not None and not job.live:
             del self._jobs[job.request.id]
+            self.waiting.end(job)
         return event_of(job, choice, taken)
 
     # ---- books
@@ -385,8 +383,8 @@ class Scheduler:
     def check(self) -> None:
         """Conservation: pages, queues and jobs agree with each other."""
         self.memory.check()
-        for queue in (self.running, self.waiting):
-            assert queue == sorted(queue, key=order)
+        self.waiting.check()
+        assert self.running == sorted(self.running, key=order)
         for sequence in self.running:
             assert sequence.table is not None
             assert len(sequence.table.pages) * self.config.page_size >= sequence.num_computed

@@ -22,6 +22,29 @@ class Job:
     prefilled: bool = False  # the prompt has been computed to its end, once
     completion_tokens: int = 0
     live: set[int] = field(default_factory=set)  # choices without a finish reason
+    start_tag: int | None = None  # since it was first admitted; see `fairness`
+    expected_tokens: int = 0  # of its completions
+
+    @classmethod
+    def of(cls, request: Request, arrival: int) -> Job:
+        """As it comes, or comes again: then its first event has been sent, so that its prompt had
+        been computed."""
+        had_begun = request.resumed_cached_tokens is not None
+        return cls(
+            request,
+            arrival,
+            cached_tokens=request.resumed_cached_tokens,
+            announced=had_begun,
+            prefilled=had_begun,
+            completion_tokens=sum(map(len, request.resumed)),
+            live=set(range(request.n)) - set(request.finished),
+        )
+
+    @property
+    def place(self) -> int:
+        """Its start tag, once it has one."""
+        assert self.start_tag is not None
+        return self.start_tag
 
 
 @dataclass(slots=True)
@@ -120,9 +143,11 @@ class Sequence:
         )
 
 
-def order(sequence: Sequence) -> tuple[bool, int, int]:
-    """Of both queues: what is in the background last, then by arrival."""
-    return (sequence.is_background, sequence.job.arrival, sequence.choice)
+def order(sequence: Sequence) -> tuple[bool, int, int, int]:
+    """Of those that were admitted: what is in the background last, then as they were admitted,
+    which for one tenant's is by arrival."""
+    job = sequence.job
+    return (sequence.is_background, job.place, job.arrival, sequence.choice)
 
 
 def finish_reason(
