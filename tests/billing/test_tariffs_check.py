@@ -216,8 +216,8 @@ def test_the_calendars_end_is_a_warning() -> None:
     first, *others = found.problems()
     assert (first.severity, first.text) == (
         "warning",
-        "the calendar lacks a year: model m in CNY at Fri 2027-01-01 09:00, depends on holidays "
-        "and is refused, not guessed",
+        "the calendar does not know Fri 2027-01-01 09:00: prices that depend on holidays are "
+        "refused then, not guessed, those of rules work, rest",
     )
     assert first.example == Request(
         currency="CNY",
@@ -232,14 +232,28 @@ def test_the_calendars_end_is_a_warning() -> None:
     ]
 
 
+def test_unknown_days_are_told_once_for_all_rules() -> None:
+    def warning(num_models: int) -> str:
+        rules = [
+            rule(f"{band}-{n}", f'band = "{band}"', models=f'["m{n}"]')
+            for n in range(num_models)
+            for band in ("work", "rest")
+        ]
+        return texts(calendar_tariff(*rules, rule("all", models='["*"]')))[0]
+
+    ten = ", ".join(f"{band}-{n}" for n in range(5) for band in ("work", "rest"))
+    assert warning(5).endswith(f", those of rules {ten}")
+    assert warning(6).endswith(f", those of rules {ten} and 2 more")
+
+
 def test_days_before_the_calendar_are_an_error() -> None:
     since = "from = 2024-12-31T00:00:00+08:00"
     found = calendar_tariff(
         rule("a", f'band = "work"; {since}'), rule("b", f'band = "rest"; {since}')
     )
     assert texts(found, "error") == [
-        "the calendar lacks a year: model m in CNY at Tue 2024-12-31 09:00, depends on holidays "
-        "and is refused, not guessed"
+        "the calendar does not know Tue 2024-12-31 09:00: prices that depend on holidays are "
+        "refused then, not guessed, those of rules a, b"
     ]
     assert "2027-01-01 09:00" in texts(found, "warning")[0]
     open_start = calendar_tariff(rule("a", 'band = "work"'), rule("b", 'band = "rest"'))
@@ -248,7 +262,7 @@ def test_days_before_the_calendar_are_an_error() -> None:
     past = calendar_tariff(
         rule("a", f'band = "work"; {until}'), rule("b", f'band = "rest"; {until}')
     )
-    assert "lacks a year: model m in CNY at Fri 2024-05-17 09:00" in texts(past, "error")[0]
+    assert "the calendar does not know Fri 2024-05-17 09:00: " in texts(past, "error")[0]
 
 
 def test_a_hole_in_a_calendar_is_an_error() -> None:
@@ -258,8 +272,8 @@ def test_a_hole_in_a_calendar_is_an_error() -> None:
         rule("b", 'band = "rest"'),
         bands=f'[band.work]\ndays = ["workdays"]\n[band.rest]\nall_but = ["work"]\n{years}',
     )
-    assert "model m in CNY at Thu 2026-01-01 00:00" in texts(found, "error")[0]
-    assert "model m in CNY at Sat 2028-01-01 00:00" in texts(found, "warning")[0]
+    assert "does not know Thu 2026-01-01 00:00" in texts(found, "error")[0]
+    assert "does not know Sat 2028-01-01 00:00" in texts(found, "warning")[0]
 
 
 def test_the_calendars_days_are_walked() -> None:
@@ -476,7 +490,7 @@ def compare(found: Tariff) -> None:
     problems = found.problems()
     texts = [p.text for p in problems]
     outcomes = {what for what, _ in asked}
-    calendar_ends = [p for p in problems if "calendar lacks" in p.text]
+    calendar_ends = [p for p in problems if "calendar does not know" in p.text]
     assert ("error" in outcomes) == any(p.severity == "error" for p in problems), texts
     assert ("calendar" in outcomes) == bool(calendar_ends), texts
     for problem in problems:

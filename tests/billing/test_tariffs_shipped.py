@@ -38,10 +38,9 @@ def test_no_shipped_list_has_an_error(name) -> None:
 
 def test_what_the_shipped_history_warns_of() -> None:
     assert [problem.text for problem in DEEPSEEK.problems()] == [
-        "the calendar lacks a year: model deepseek-flash in CNY at Fri 2027-01-01 09:00, depends "
-        "on holidays and is refused, not guessed",
-        "the calendar lacks a year: model deepseek-v4-pro in CNY at Fri 2027-01-01 09:00, depends "
-        "on holidays and is refused, not guessed",
+        "the calendar does not know Fri 2027-01-01 09:00: prices that depend on holidays are "
+        "refused then, not guessed, those of rules flash-peak, flash-off-peak, v4-pro-peak, "
+        "v4-pro-off-peak",
         "no price from 2026-04-24 00:00 on: deepseek-chat (CNY), deepseek-reasoner (CNY)",
     ]
 

@@ -33,6 +33,7 @@ Severity = Literal["error", "warning"]
 
 MAX_CASES = 20_000  # of models, tenants and spans; DeepSeek's whole history has under a hundred
 MAX_PROBLEMS = 100
+MAX_SHOWN = 10  # names in one problem
 MINUTE_MS = 60_000
 SAMPLE_MINUTES = 15 * DAY_MINUTES
 
@@ -106,12 +107,15 @@ def problems(prices: PriceList) -> list[Problem]:
 
 
 class _Check:
-    """Walks the cases of one list.  `found`: by what and where; `used`: ids of rules that apply."""
+    """Walks the cases of one list.  `found`: by what and where; `used`: ids of rules that apply;
+    `unknown`: of days that the calendar lacks, by whether they are later, the first request that
+    needs them and the rules."""
 
     def __init__(self, prices: PriceList) -> None:
         self.prices = prices
         self.found: dict[tuple[object, ...], Problem] = {}
         self.used: set[str] = set()
+        self.unknown: dict[bool, tuple[Request, dict[str, None]]] = {}
         self.pieces: dict[tuple[int | None, int | None], list[_Piece]] = {}
         self.walked: set[tuple[object, ...]] = set()
 
@@ -126,8 +130,8 @@ class _Check:
             if same not in self.walked:
                 self.walked.add(same)
                 self._walk(case)
-        for number, problem in enumerate(_doubts(self.prices, self.used)):
-            self.found["doubt", number] = problem
+        doubts = [*self._unknown_days(), *_doubts(self.prices, self.used)]
+        self.found.update((("doubt", number), problem) for number, problem in enumerate(doubts))
 
     def _walk(self, case: _Case) -> None:
         """Every minute of every type of day of a case, one for all that are alike."""
@@ -149,7 +153,10 @@ class _Check:
             rules = winners(case.rules, piece.weekday, piece.kind, minute)
         except KindUnknown:
             self.used.update(rule.rule_id for _, rule in case.rules)
-            self._add_unknown(example, is_later=piece.is_later)
+            _example, depending = self.unknown.setdefault(piece.is_later, (example, {}))
+            for _, rule in case.rules:
+                if len(rule.band.possible_hours(piece.weekday, None)) > 1:
+                    depending.setdefault(rule.rule_id)
             return
         ids = tuple(rule.rule_id for rule in rules)
         self.used.update(ids)
@@ -159,14 +166,16 @@ class _Check:
             key = (ids, case.currency, case.model, case.tenant_id)
             self.found.setdefault(key if ids else (*key, case.since), problem)
 
-    def _add_unknown(self, example: Request, *, is_later: bool) -> None:
-        """Beyond the calendar.  Years that follow can still be added; earlier ones are missing."""
-        text = (
-            f"the calendar lacks a year: {_shown(self.prices, example)}, depends on holidays and "
-            "is refused, not guessed"
-        )
-        problem = Problem("warning" if is_later else "error", text, example)
-        self.found.setdefault(("calendar", is_later, example.model), problem)
+    def _unknown_days(self) -> Iterator[Problem]:
+        """Years that follow the calendar's can still be added; earlier ones are missing."""
+        for is_later, (example, ids) in self.unknown.items():
+            more = f" and {len(ids) - MAX_SHOWN} more" if len(ids) > MAX_SHOWN else ""
+            text = (
+                f"the calendar does not know {_when(self.prices, example)}: prices that depend on "
+                "holidays are refused then, not guessed, those of rules "
+                f"{', '.join(list(ids)[:MAX_SHOWN])}{more}"
+            )
+            yield Problem("warning" if is_later else "error", text, example)
 
 
 def _cases(rules: Sequence[Rule]) -> Iterator[_Case]:
@@ -290,9 +299,12 @@ def _local(zone: ZoneInfo, minute: int) -> datetime:
     return (EPOCH + timedelta(minutes=minute)).astimezone(zone)
 
 
+def _when(prices: PriceList, request: Request) -> str:
+    return f"{_local(prices.zone, request.at_ms // MINUTE_MS):%a %Y-%m-%d %H:%M}"
+
+
 def _shown(prices: PriceList, request: Request) -> str:
-    when = _local(prices.zone, request.at_ms // MINUTE_MS)
-    parts = [f"model {request.model} in {request.currency} at {when:%a %Y-%m-%d %H:%M}"]
+    parts = [f"model {request.model} in {request.currency} at {_when(prices, request)}"]
     if request.tenant_id:
         parts.append(f"tenant {request.tenant_id}")
     if request.prompt_tokens:
