@@ -58,7 +58,7 @@ def path(tmp_path):
 @pytest.fixture
 def watched(path, monkeypatch) -> Watched:
     database = Watched(open_database(path))
-    monkeypatch.setattr(writer_module, "open_database", lambda _where: database)
+    monkeypatch.setattr(writer_module, "open_database", lambda _where, examine: database)
     return database
 
 

@@ -12,13 +12,15 @@ from tribody.storage.sqlite import SqliteDatabase
 URL_SCHEMES = ("postgresql://", "postgres://")
 
 
-def open_database(where: Path | str) -> Database:
+def open_database(where: Path | str, *, examine: bool = False) -> Database:
     """A connection that reads and writes, with every table there.
+
+    `examine`: after a crash, first see whether a file's pages make sense (`SqliteDatabase`).
 
     Raises: BadConfig when it cannot be used as it is; StorageFailed when the disk fails or the
     server does not answer.
     """
-    database = _connect(where, read_only=False)
+    database = _connect(where, read_only=False, examine=examine)
     try:
         migrate(database)
     except BaseException:
@@ -35,9 +37,9 @@ def open_reader(where: Path | str) -> Database:
     return _connect(where, read_only=True)
 
 
-def _connect(where: Path | str, *, read_only: bool) -> Database:
+def _connect(where: Path | str, *, read_only: bool, examine: bool = False) -> Database:
     if not (isinstance(where, str) and where.startswith(URL_SCHEMES)):
-        return SqliteDatabase(where, read_only=read_only)
+        return SqliteDatabase(where, read_only=read_only, examine=examine)
     try:
         # Here and not above: psycopg is an optional extra.
         from tribody.storage.postgres import PostgresDatabase

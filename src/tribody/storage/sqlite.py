@@ -40,11 +40,16 @@ class SqliteDatabase:
 
     dialect: Dialect = "sqlite"
 
-    def __init__(self, path: Path | str, *, read_only: bool = False) -> None:
+    def __init__(self, path: Path | str, *, read_only: bool = False, examine: bool = False) -> None:
         """Opens the file, or begins it.
 
-        Raises: BadConfig when the file is none of ours or cannot be opened.
+        `examine`: where a log was left behind, as by a crash, all of the file is read once.  A log
+        that was damaged since may be older than what had been copied out of it, and then both
+        together make no sense; 80 MB of them are read in 0.2 s.
+
+        Raises: BadConfig when the file is none of ours, is damaged or cannot be opened.
         """
+        examine = examine and _has_log(path)
         self._depth = 0
         self._begin = "BEGIN" if read_only else "BEGIN IMMEDIATE"
         self._log_pages = 0
@@ -59,6 +64,8 @@ class SqliteDatabase:
             raise BadConfig(f"the database {path} cannot be opened: {error}") from error
         try:
             self._prepare(path, read_only=read_only)
+            if examine:
+                self._examine(path)
         except BaseException:
             self._connection.close()
             raise
@@ -87,6 +94,17 @@ class SqliteDatabase:
             self._pragma(f"application_id = {APPLICATION_ID}")
         # This takes the place of checkpoints by SQLite itself, at the end of a commit.
         self._connection.set_wal_hook(self._count_log)
+
+    def _examine(self, path: Path | str) -> None:
+        try:
+            found = str(self._pragma("integrity_check(1)"))
+        except StorageFailed as error:
+            found = str(error)
+        if found != "ok":
+            raise BadConfig(
+                f"{path} and its log do not belong together any more ({found}); nothing is served "
+                "from it: restore a copy of both"
+            )
 
     def _pragma(self, text: str) -> Value:
         rows = self.rows(f"PRAGMA {text}")
@@ -147,6 +165,11 @@ class SqliteDatabase:
 
     def close(self) -> None:
         self._connection.close()
+
+
+def _has_log(path: Path | str) -> bool:
+    log = Path(f"{path}-wal")
+    return log.exists() and log.stat().st_size > 0
 
 
 def _make_private(path: Path) -> None:

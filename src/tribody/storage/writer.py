@@ -113,7 +113,7 @@ class Writer:
 
     def _live(self, where: Path | str, opened: Future[None]) -> None:
         try:
-            database = open_database(where)
+            database = open_database(where, examine=True)
         except BaseException as error:  # noqa: BLE001 - it is raised where the Writer is made
             opened.set_exception(error)
             return
