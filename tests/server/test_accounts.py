@@ -82,6 +82,16 @@ def test_the_balance_is_told_in_fen(books, served):
         ]
 
 
+def test_the_engine_learns_the_tenant_and_its_weight(books):
+    books.add_tenant("big", weight=3)
+    key, big = books.add_key(), books.add_key("big")
+    running, engine = books.serve()
+    ask(running, key)
+    ask(running, big, path="/v1/embeddings", input="x")
+    running.stop()
+    assert [(made.tenant, made.weight) for made in engine.submitted] == [("acme", 1), ("big", 3)]
+
+
 def wait_for(get, status: int) -> httpx2.Response:
     """What the server says once it has noticed a change, which it does within a second."""
     ends = time.monotonic() + 5

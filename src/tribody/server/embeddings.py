@@ -113,6 +113,8 @@ def prepare(service: Service, body: bytes, caller: Principal) -> EmbeddingWork:
             sampling=SamplingParams(max_tokens=0),
             pooling="mean",
             priority=caller.priority,
+            tenant=caller.tenant_id,
+            weight=caller.weight,
         )
         for given in inputs
     ]

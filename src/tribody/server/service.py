@@ -269,4 +269,6 @@ def engine_request(
         n=fields.n or 1,
         cache_salt=cache_salt(caller, user if fields.user or fields.user_id else ""),
         priority=caller.priority,
+        tenant=caller.tenant_id,
+        weight=caller.weight,
     )
