@@ -321,3 +321,13 @@ def test_a_line_whose_answer_is_lost_is_answered_again_and_charged_once(books, m
 
 def test_a_key_can_be_for_every_route_that_asks_for_one():
     assert SCOPES - {"probes"} == ROUTES
+
+
+def test_the_engine_knows_whose_turn_it_is(books):
+    books.add_tenant("heavy", weight=7)
+    key = books.add_key("heavy")
+    running, engine = books.serve()
+    ask(running, key)
+    ask(running, key, path="/v1/embeddings", input="x")
+    running.stop()
+    assert [(one.tenant, one.weight) for one in engine.submitted] == [("heavy", 7)] * 2
