@@ -174,6 +174,7 @@ def serve_options(**fields: object) -> ServeOptions:
         "api": "",
         "data_dir": None,
         "accounts": False,
+        "admin_port": None,
         "database": None,
         "log_level": None,
         **fields,

@@ -51,7 +51,7 @@ def test_options_of_weights_are_refused(options: EngineOptions) -> None:
 
 def test_a_script_alone_has_the_names_of_thinking() -> None:
     options = ServeOptions(
-        ["scripted:rate=50"], None, None, None, [], 1.0, "", None, False, None, None
+        ["scripted:rate=50"], None, None, None, [], 1.0, "", None, False, None, None, None
     )
     config, names = resolve(options, EMPTY)
     assert names == ["scripted:rate=50"]

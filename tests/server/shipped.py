@@ -16,6 +16,7 @@ from dataclasses import dataclass
 class Started:
     url: str
     pid: int
+    admin_url: str = ""  # with --accounts
 
 
 @contextmanager
@@ -43,7 +44,10 @@ def started(model: str = "scripted", *options: str) -> Iterator[Started]:
                 break
         else:
             raise AssertionError("the server ended before it was ready")
-        yield Started(ready[1], process.pid)
+        admin = None
+        while "--accounts" in options and admin is None:
+            admin = re.search(r"admin API at (http://[0-9.:]+)", process.stdout.readline())
+        yield Started(ready[1], process.pid, admin[1] if admin else "")
     finally:
         process.send_signal(signal.SIGTERM)
         assert process.wait(30) == 0

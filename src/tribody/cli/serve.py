@@ -41,6 +41,7 @@ class ServeOptions:
     api: str
     data_dir: Path | None
     accounts: bool
+    admin_port: int | None
     database: str | None
     log_level: str | None
 
@@ -93,6 +94,7 @@ def resolve(options: ServeOptions, environment: Environment) -> tuple[ServeConfi
         data_dir=options.data_dir or default_data_dir(environment.cache_dir),
         data_dir_required=options.data_dir is not None or options.accounts,
         accounts=options.accounts,
+        admin_port=options.admin_port,
         database=options.database or environment.database,
     )
     return config, names

@@ -59,6 +59,14 @@ def serve(
     accounts: Annotated[
         bool, typer.Option("--accounts", help="Take the keys of `tribody keys` and charge.")
     ] = False,
+    admin_port: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            max=65535,
+            help="Port of the admin API on 127.0.0.1, with --accounts (default: the next).",
+        ),
+    ] = None,
     database: Database = None,
     shutdown_timeout: Annotated[
         float, typer.Option(min=0, max=86400, help="Seconds that a drain may take.")
@@ -92,6 +100,7 @@ def serve(
         api=api,
         data_dir=data_dir,
         accounts=accounts,
+        admin_port=admin_port,
         database=database,
         log_level=log_level,
     )

@@ -92,7 +92,9 @@ class Accounts:
         """Raises: BadConfig, StorageFailed."""
         self.wall_seconds = wall_seconds
         self.node_id = node_id(data_dir)
-        secret = read_secret(data_dir / "secret")
+        self.data_dir = data_dir
+        self.secret = secret = read_secret(data_dir / "secret")
+        self.where = where
         self.writer = Writer(where)
         try:
             self.reader = Reader(where)

@@ -12,12 +12,30 @@ import uuid
 from http import HTTPStatus
 from typing import Any
 
+from starlette.types import ASGIApp
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
 from tribody.server import limits
 from tribody.server.errors import http_error
+
+CUT_SECONDS = 2  # after a drain's time is up: for the last error events to leave
+
+
+def uvicorn_config(app: ASGIApp) -> Config:
+    """How each of our listeners speaks HTTP."""
+    return Config(
+        app,
+        http=BoundedProtocol,
+        ws="none",
+        lifespan="off",
+        access_log=False,
+        log_config=None,
+        server_header=False,
+        timeout_keep_alive=75,
+        timeout_graceful_shutdown=CUT_SECONDS,
+    )
 
 
 class BoundedProtocol(HttpToolsProtocol):

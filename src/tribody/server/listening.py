@@ -16,6 +16,8 @@ from tribody.core.errors import BadConfig
 from tribody.server.aliases import Alias
 from tribody.server.auth import KeyFile
 
+LOOPBACK = "127.0.0.1"
+LAST_PORT = 65_535
 PORTS_TRIED = 100  # when a port is taken, how many after it are tried for the message
 
 
@@ -32,6 +34,7 @@ class ServeConfig:
     data_dir: Path | None = None  # of uploaded files and batches; None: nothing is kept
     data_dir_required: bool = False  # else a folder that cannot be had is done without
     accounts: bool = False  # keys, prices and balances of the database
+    admin_port: int | None = None  # of the admin API, where there are accounts; None: port + 1
     database: str | None = None  # its URL; None: a file in the data folder
 
 
@@ -88,7 +91,7 @@ def _listen(family: int, address: tuple[object, ...]) -> socket.socket:
 
 
 def _next_free_port(family: int, host: object, taken: int) -> int | None:
-    for port in range(taken + 1, min(taken + PORTS_TRIED, 65535) + 1):
+    for port in range(taken + 1, min(taken + PORTS_TRIED, LAST_PORT) + 1):
         try:
             _listen(family, (host, port)).close()
         except OSError:
@@ -103,6 +106,12 @@ class Listening:
 
     listener: socket.socket
     keys: KeyFile | None
+    admin: socket.socket | None = None  # of the admin API: on loopback, whatever --host says
+
+    def close(self) -> None:
+        self.listener.close()
+        if self.admin is not None:
+            self.admin.close()
 
 
 def listen(config: ServeConfig) -> Listening:
@@ -110,10 +119,30 @@ def listen(config: ServeConfig) -> Listening:
 
     Raises: BadConfig.
     """
+    if config.admin_port is not None and not config.accounts:
+        raise BadConfig("--admin-port: there is an admin API with --accounts only; add that")
     if config.accounts and config.api_key_file is not None:
         raise BadConfig(
             "--accounts and --api-key-file both say whose keys are taken; leave one of them out"
         )
     keys = None if config.api_key_file is None else KeyFile.read(config.api_key_file, config.api)
     has_keys = config.accounts or keys is not None
-    return Listening(bind(config.host, config.port, has_keys=has_keys), keys)
+    listener = bind(config.host, config.port, has_keys=has_keys)
+    try:
+        return Listening(listener, keys, bind_admin(config) if config.accounts else None)
+    except BadConfig:
+        listener.close()
+        raise
+
+
+def bind_admin(config: ServeConfig) -> socket.socket:
+    """Take `--admin-port` of 127.0.0.1, else the port after the public one; 0 = any that is free.
+
+    Raises: BadConfig when it cannot be had.
+    """
+    port = config.admin_port
+    if port is None:
+        port = config.port + 1 if config.port else 0
+    if port > LAST_PORT:
+        raise BadConfig(f"there is no port after {LAST_PORT} for the admin API; give --admin-port")
+    return bind(LOOPBACK, port, has_keys=True, option="--admin-port")

@@ -11,12 +11,12 @@ import logging
 import socket
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 
 import uvicorn
-from starlette.types import ASGIApp
 
 from tribody.core.api_settings import DEFAULT_API, ApiSettings
 from tribody.core.clock import MonotonicClock
@@ -26,11 +26,12 @@ from tribody.engine.client import EngineClient
 from tribody.engine.machine import give_back_memory
 from tribody.engine.protocol import Opened
 from tribody.server.accounts import DATABASE, Accounts, Records
+from tribody.server.admin.listening import admin_api, admin_text
 from tribody.server.aliases import MODEL_NAME, Alias
 from tribody.server.app import create_app
 from tribody.server.auth import Keys
 from tribody.server.data_folder import DataFolder
-from tribody.server.http_protocol import BoundedProtocol
+from tribody.server.http_protocol import CUT_SECONDS, uvicorn_config
 from tribody.server.launch import NamedModel, launch
 from tribody.server.listening import Listening, ServeConfig
 from tribody.server.metering import Books
@@ -42,8 +43,6 @@ from tribody.text.chat_template import ChatTemplate, chat_template_for
 from tribody.text.tokenizer import Tokenizer
 
 logger = logging.getLogger(__name__)
-
-CUT_SECONDS = 2  # after the drain's time is up: for the last error events to leave
 
 
 class DrainingServer(uvicorn.Server):
@@ -123,21 +122,6 @@ def server_for(
     """A server around a service, not yet listening; run it with `serve(sockets=[bind(…)])`."""
     config = uvicorn_config(create_app(service, offline))
     return DrainingServer(config, service, shutdown_seconds, cut, offline, ready)
-
-
-def uvicorn_config(app: ASGIApp) -> uvicorn.Config:
-    """How each of our listeners speaks HTTP."""
-    return uvicorn.Config(
-        app,
-        http=BoundedProtocol,
-        ws="none",
-        lifespan="off",
-        access_log=False,
-        log_config=None,
-        server_header=False,
-        timeout_keep_alive=75,
-        timeout_graceful_shutdown=CUT_SECONDS,
-    )
 
 
 def make_service(
@@ -267,13 +251,18 @@ async def serve(
         service = make_service(served, aliases, keys, config.api, books)
         offline = offline_in(folder, service, config)
         text = ready_text(config.host, listening.listener.getsockname()[1], service)
+        admin: AbstractAsyncContextManager[None] = nullcontext()
+        if listening.admin is not None and isinstance(books, Accounts):
+            text += f"\n{admin_text(books, listening.admin)}"
+            admin = admin_api(books, listening.admin, service.clock)
         server = server_for(
             service, config.shutdown_seconds, close_engines, offline, lambda: say(text)
         )
         give_back_memory()  # what was read of the vocabularies
-        await server.serve(sockets=[listening.listener])
+        async with admin:
+            await server.serve(sockets=[listening.listener])
     finally:
-        listening.listener.close()
+        listening.close()
         await close_engines()
         if service is not None:
             service.grammars.close()

@@ -18,10 +18,11 @@ from tribody.core.api_settings import DEFAULT_API
 from tribody.core.clock import MonotonicClock
 from tribody.server.accounts import Reader
 from tribody.server.admin.app import admin_app
-from tribody.server.admin.listening import answering, bind_admin
+from tribody.server.admin.listening import answering
 from tribody.server.admin.state import AdminState
 from tribody.server.admin.token import TOKEN_FILE, AdminToken
 from tribody.server.admin.verification import Verifier
+from tribody.server.listening import ServeConfig, bind_admin
 from tribody.storage.database import Database
 from tribody.storage.opening import open_reader
 from tribody.storage.writer import Writer
@@ -73,7 +74,7 @@ def admin_server(
     token = AdminToken.read(folder / TOKEN_FILE)
     clock = MonotonicClock()
     directory = LiveDirectory(lambda: open_reader(where), secret, DEFAULT_API, clock)
-    listener = bind_admin(0)
+    listener = bind_admin(ServeConfig(admin_port=0))
     started: Future[Callable[[], None]] = Future()
 
     reader = Reader(where)

@@ -14,10 +14,10 @@ import pytest
 
 from tests.server.admin.admin_server import AdminServer, code_of
 from tribody.core.errors import BadConfig, BadRequest
-from tribody.server.admin.listening import admin_port, bind_admin
 from tribody.server.admin.routes import ROUTES
 from tribody.server.admin.surface import check_host
 from tribody.server.admin.token import AdminToken
+from tribody.server.listening import ServeConfig, bind_admin, listen
 
 CANARY = "canary-c0ffee-9b1f"
 
@@ -183,22 +183,29 @@ def test_pages_of_other_origins_get_no_leave(server: AdminServer) -> None:
 
 
 def test_it_listens_on_loopback_alone() -> None:
-    listener = bind_admin(0)
+    """Whatever --host says, at the port after the public one if none is given."""
+    listening = listen(ServeConfig(host="0.0.0.0", port=0, accounts=True))
     try:
-        assert listener.getsockname()[0] == "127.0.0.1"
-        with pytest.raises(BadConfig, match="--admin-port"):
-            bind_admin(listener.getsockname()[1])
+        assert listening.admin is not None
+        host, port = listening.admin.getsockname()
+        assert host == "127.0.0.1"
+        with pytest.raises(BadConfig, match=f"--admin-port {port} cannot be used"):
+            bind_admin(ServeConfig(accounts=True, admin_port=port))
+        with pytest.raises(BadConfig, match=f"--admin-port {port} cannot be used"):
+            bind_admin(ServeConfig(accounts=True, port=port - 1))
     finally:
-        listener.close()
+        listening.close()
+    assert listening.admin.fileno() == -1
 
 
-def test_the_port_follows_the_public_one() -> None:
-    assert admin_port(8000, None) == 8001
-    assert admin_port(0, None) == 0
-    assert admin_port(8000, 9) == 9
-    assert admin_port(8000, 0) == 0
-    with pytest.raises(BadConfig, match="--admin-port"):
-        admin_port(65_535, None)
+def test_ports_that_cannot_be() -> None:
+    with pytest.raises(BadConfig, match="give --admin-port"):
+        bind_admin(ServeConfig(accounts=True, port=65_535))
+    with pytest.raises(BadConfig, match="with --accounts only"):
+        listen(ServeConfig(port=0, admin_port=0))
+    without = listen(ServeConfig(port=0))
+    without.close()
+    assert without.admin is None
 
 
 # --- the token's file ------------------------------------------------------------------------

@@ -41,19 +41,7 @@ ERRORS = {
 
 
 def admin_app(state: AdminState, token: AdminToken, clock: Clock) -> Starlette:
-    """The application; nothing is started or opened here.
-
-    `serve` does, in this order:
-
-        token = AdminToken.read(data_dir / TOKEN_FILE)
-        listener = bind_admin(admin_port(public_port, given))   # before anything is loaded
-        verifier = Verifier(lambda: open_reader(where), wall_seconds)
-        state = AdminState(writer=…, reader=…, secret=…, wall_seconds=…, verifier=verifier,
-                           directory=…, node_id=…)
-        async with answering(admin_app(state, token, clock), listener):
-            … run the public server …
-        await verifier.close()                                   # before the writer is closed
-    """
+    """The application; nothing is started or opened here (`listening` does)."""
     surface = AdminSurface(token, clock, LABELS.of)
     app = application(ROUTES, [Route(OPENAPI_PATH, openapi)], surface)
     app.state.admin = state

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import socket
 from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager, contextmanager
@@ -12,31 +11,14 @@ from contextlib import asynccontextmanager, contextmanager
 import uvicorn
 from starlette.applications import Starlette
 
-from tribody.core.errors import BadConfig
-from tribody.server.listening import bind
-from tribody.server.serve import uvicorn_config
-
-logger = logging.getLogger(__name__)
-
-HOST = "127.0.0.1"
-LAST_PORT = 65_535
-
-
-def admin_port(public_port: int, given: int | None) -> int:
-    """`--admin-port`, or the one after the public port; 0 = any that is free.
-
-    Raises: BadConfig when there is none after it.
-    """
-    if given is not None:
-        return given
-    if public_port == LAST_PORT:
-        raise BadConfig(f"there is no port after {LAST_PORT} for the admin API; give --admin-port")
-    return public_port + 1 if public_port else 0
-
-
-def bind_admin(port: int) -> socket.socket:
-    """Raises: BadConfig, naming --admin-port, when the port cannot be had."""
-    return bind(HOST, port, has_keys=True, option="--admin-port")
+from tribody.core.clock import Clock
+from tribody.server.accounts import Accounts, Reader
+from tribody.server.admin.app import admin_app
+from tribody.server.admin.state import AdminState
+from tribody.server.admin.token import TOKEN_FILE, AdminToken
+from tribody.server.admin.verification import Verifier
+from tribody.server.http_protocol import uvicorn_config
+from tribody.storage.opening import open_reader
 
 
 class _Server(uvicorn.Server):
@@ -59,3 +41,38 @@ async def answering(app: Starlette, listener: socket.socket) -> AsyncGenerator[N
         with contextlib.suppress(asyncio.CancelledError):
             await task
         listener.close()
+
+
+@asynccontextmanager
+async def admin_api(
+    accounts: Accounts, listener: socket.socket, clock: Clock
+) -> AsyncGenerator[None, None]:
+    """The admin API of a server with accounts answers while the block runs.
+
+    Raises: BadConfig before it, when there is no token to be had.
+    """
+    where = accounts.where
+    token = AdminToken.read(accounts.data_dir / TOKEN_FILE)
+    reader = Reader(where)  # of its own: what an operator asks for may take long
+    verifier = Verifier(lambda: open_reader(where), accounts.wall_seconds)
+    state = AdminState(
+        writer=accounts.writer,
+        reader=reader,
+        secret=accounts.secret,
+        wall_seconds=accounts.wall_seconds,
+        verifier=verifier,
+        directory=accounts.directory,
+        node_id=accounts.node_id,
+    )
+    try:
+        async with answering(admin_app(state, token, clock), listener):
+            yield
+    finally:
+        await verifier.close()
+        reader.close()
+
+
+def admin_text(accounts: Accounts, listener: socket.socket) -> str:
+    """Where it is, for whoever started the server."""
+    port = listener.getsockname()[1]
+    return f"admin API at http://127.0.0.1:{port}; its token is in {accounts.data_dir / TOKEN_FILE}"
