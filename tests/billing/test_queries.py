@@ -1,40 +1,37 @@
-"""Questions to the ledger: groups, order, boundaries."""
+"""Questions that only reports ask."""
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 import pytest
 
-from tests.billing.ledger_cases import (
-    COST,
-    COUNTS,
-    NOON_MS,
-    YUAN,
-    database,
-    give,
-    quote,
-    reservation,
-    usage,
-)
-from tribody.billing import ledger, queries
-from tribody.billing.queries import Where
+from tests.billing.ledger_cases import COUNTS, NOON_MS, YUAN, database, give, reservation, usage
+from tribody.billing import ledger
+from tribody.billing.queries import UpstreamUsage, head
+from tribody.billing.reports import UsageRow
+from tribody.billing.tariffs import Tariff
+from tribody.core.errors import NoPrice
 
 HOUR_MS = 3_600_000
-DAY_MS = 24 * HOUR_MS
+UPSTREAM = """
+currency = "CNY"
+
+[[rule]]
+id = "all"
+models = ["r1"]
+hit = "0.5"
+miss = "2"
+output = "8"
+"""
 
 
 @pytest.fixture
 def db():
     opened = database()
-    give(opened, granted=3000, topped_up=10 * YUAN)
+    give(opened, topped_up=10 * YUAN)
     yield opened
     opened.close()
-
-
-def ask(db, request_id, **changes):
-    with db.transaction():
-        ledger.reserve(db, reservation(request_id, **changes))
-        at_ms = changes.get("at_ms", NOON_MS)
-        ledger.settle(db, request_id, COUNTS, "finished", at_ms + 5000)
 
 
 def record(db, request_id, **changes):
@@ -42,92 +39,75 @@ def record(db, request_id, **changes):
         ledger.record(db, usage(request_id, **changes))
 
 
-def test_groups(db):
-    ask(db, "one")
-    ask(db, "two", model="v3", at_ms=NOON_MS + DAY_MS)
-    ask(db, "three", key_id="key-2")
-    record(db, "four")
-    rows = queries.usage_groups(db, Where(), ("tenant",))
-    assert [(r.tenant, r.currency, r.requests, r.charged_micro) for r in rows] == [
-        ("acme", "CNY", 3, 3 * COST),
-        ("local", "", 1, 0),
-    ]
-    assert rows[0].prompt_tokens == 3 * COUNTS.prompt_tokens
-    assert rows[0].cached_tokens == 3 * COUNTS.cached_tokens
-    assert rows[0].completion_tokens == 3 * COUNTS.completion_tokens
-    assert rows[0].reasoning_tokens == 3 * COUNTS.reasoning_tokens
-    found = queries.usage_groups(db, Where(tenant="acme"), ("day", "model", "key"))
-    assert [(r.day, r.model, r.key, r.requests) for r in found] == [
-        ("2025-11-24", "r1", "key-1", 1),
-        ("2025-11-24", "r1", "key-2", 1),
-        ("2025-11-25", "v3", "key-1", 1),
-    ]
-    assert [r.month for r in queries.usage_groups(db, Where(), ("month",))] == ["2025-11"] * 2
-    assert queries.usage_groups(db, Where(tenant="nobody"), ()) == []
+def test_the_end_of_the_chain(db):
+    before = head(db)
+    record(db, "one")
+    after = head(db)
+    assert after.sequence == before.sequence + 1
+    assert len(after.hash) == 64
+    assert after.hash != before.hash
 
 
 @pytest.mark.parametrize(
-    ("where", "count"),
-    [
-        (Where(), 2),
-        (Where(tenant="acme"), 1),
-        (Where(user="ann"), 1),
-        (Where(key="none"), 1),
-        (Where(model="r1"), 2),
-        (Where(model="r2"), 0),
-        (Where(first_ms=NOON_MS), 2),
-        (Where(first_ms=NOON_MS + 1), 0),
-        (Where(last_ms=NOON_MS), 0),
-        (Where(last_ms=NOON_MS + 1), 2),
-    ],
+    ("minutes", "day"), [(480, "2025-11-24"), (0, "2025-11-23"), (345, "2025-11-24")]
 )
-def test_filters(db, where, count):
-    ask(db, "one")
-    record(db, "two")
-    assert sum(row.requests for row in queries.usage_groups(db, where, ())) == count
+def test_days_of_the_upstreams_zone(db, minutes, day):
+    ended_ms = NOON_MS - 5 * HOUR_MS  # 07:00 in Shanghai: 23:00 of the day before in UTC
+    record(db, "one", started_ms=ended_ms - 1, ended_ms=ended_ms)
+    read = UpstreamUsage(minutes, by_month=False, prices=None).read(ledger.usage_records(db))
+    assert [(row.day, row.month, row.model) for row in read.rows] == [(day, "2025-11", "r1")]
+    months = UpstreamUsage(minutes, by_month=True, prices=None).read(ledger.usage_records(db))
+    assert [(row.day, row.month) for row in months.rows] == [("", "2025-11")]
 
 
-def test_days_of_another_zone(db):
-    record(db, "one", started_ms=NOON_MS - 5 * HOUR_MS)  # 07:00 in Shanghai: 23:00 before in UTC
-    (china,) = queries.usage_groups(db, Where(), ("day",))
-    (utc,) = queries.usage_groups(db, Where(), ("day",), offset_minutes=0)
-    (kathmandu,) = queries.usage_groups(db, Where(), ("day",), offset_minutes=345)
-    assert (china.day, utc.day, kathmandu.day) == ("2025-11-24", "2025-11-23", "2025-11-24")
-
-
-def test_accepted_results_are_charged_where_their_request_is(db):
-    paid = quote(result_micro=2 * YUAN, accept_seconds=86_400)
-    ask(db, "one", quote=paid, worst_micro=3 * YUAN)
-    ask(db, "two", quote=paid, worst_micro=3 * YUAN)
+def test_requests_of_all_tenants_are_one_figure_by_currency(db):
+    record(db, "one")
+    record(db, "two", tenant_id="zeta")
     with db.transaction():
-        ledger.accept(db, "one", True, NOON_MS + HOUR_MS * 13)  # the next day
-        ledger.accept(db, "two", False, NOON_MS + HOUR_MS)
-    (row,) = queries.usage_groups(db, Where(), ("day", "model"))
-    assert (row.day, row.requests, row.charged_micro) == ("2025-11-24", 2, 2 * COST + 2 * YUAN)
-    assert row.prompt_tokens == 2 * COUNTS.prompt_tokens
+        ledger.reserve(db, reservation("three"))
+        ledger.settle(db, "three", COUNTS, "finished", NOON_MS)
+    read = UpstreamUsage(480, by_month=False, prices=None).read(ledger.usage_records(db))
+    day = {"day": "2025-11-24", "month": "2025-11", "model": "r1"}
+    assert read.rows == [
+        UsageRow(
+            **day,
+            requests=2,
+            prompt_tokens=2000,
+            cached_tokens=1200,
+            completion_tokens=200,
+            reasoning_tokens=80,
+        ),
+        UsageRow(
+            **day,
+            currency="CNY",
+            requests=1,
+            prompt_tokens=1000,
+            cached_tokens=600,
+            completion_tokens=100,
+            reasoning_tokens=40,
+            charged_micro=3800,
+        ),
+    ]
+    assert read.expected == {}
 
 
-def test_times_come_in_order_through_all_pages(db, monkeypatch):
-    monkeypatch.setattr(queries, "PAGE_ROWS", 2)
-    begun = [NOON_MS + 7, NOON_MS, NOON_MS + 7, NOON_MS + 3, NOON_MS + 7]
-    for index, started_ms in enumerate(begun):
-        record(db, str(index), started_ms=started_ms, ended_ms=started_ms + index)
-    found = list(queries.times(db, Where()))
-    assert [started for _model, started, _ended in found] == sorted(begun)
-    assert sorted(ended for _m, _s, ended in found) == sorted(
-        started + index for index, started in enumerate(begun)
-    )
-    assert queries.first_and_last_ms(db, Where()) == (NOON_MS, NOON_MS + 11)
-    assert queries.first_and_last_ms(db, Where(model="none")) is None
+def test_the_upstreams_free_tokens_are_free_once(db):
+    for index in range(3):
+        record(db, str(index))
+    text = UPSTREAM.replace("[[rule]]", "[free.trial]\noutput = 150\n\n[[rule]]") + 'free = "trial"'
+    read = UpstreamUsage(480, by_month=True, prices=Tariff.parse(text))
+    read.read(ledger.usage_records(db))
+    prompts = 600 * Fraction(1, 2) + 400 * 2
+    assert read.expected == {("2025-11", "r1"): {"CNY": 3 * prompts + 150 * 8}}
 
 
-def test_settled_comes_in_order_through_all_pages(db, monkeypatch):
-    monkeypatch.setattr(queries, "PAGE_ROWS", 2)
-    for index in range(5):
-        ask(db, str(index))
-    record(db, "recorded")
-    upto = queries.head(db).sequence
-    found = list(queries.settled(db, Where(), upto))
-    assert [one.charge.request_id for one in found] == ["0", "1", "2", "3", "4"]
-    # The head of before the last request: what came later is not seen.
-    assert len(list(queries.settled(db, Where(), upto - 2))) == 4
+def test_what_the_bill_should_say(db):
+    record(db, "one")
+    record(db, "two")
+    tariff = Tariff.parse(UPSTREAM)
+    read = UpstreamUsage(480, by_month=False, prices=tariff).read(ledger.usage_records(db))
+    each = 600 * Fraction(1, 2) + 400 * 2 + 100 * 8
+    assert read.expected == {("2025-11-24", "r1"): {"CNY": 2 * each}}
+    record(db, "three", model="v9")
+    with pytest.raises(NoPrice):
+        UpstreamUsage(480, by_month=False, prices=tariff).read(ledger.usage_records(db))

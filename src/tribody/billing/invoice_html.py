@@ -12,9 +12,10 @@ from datetime import UTC, datetime, timedelta, timezone
 from fractions import Fraction
 from html import escape
 
-from tribody.billing.invoice import Invoice, InvoiceLine, RuleSum, printable
+from tribody.billing.invoice import Invoice, InvoiceLine, lines_of, printable
 from tribody.billing.invoice_words import WORDS, Language, Words
 from tribody.billing.money import MICRO, show_micro
+from tribody.billing.statements import RuleSum
 
 MIN_PLACES, MAX_PLACES = 6, 12
 CHINA = timezone(timedelta(hours=8))
@@ -59,8 +60,8 @@ def _invoice(invoice: Invoice, words: Words, seller: str, buyer: str) -> str:
         (words.number, invoice.number),
         (words.seller, seller),
         (words.buyer, buyer or invoice.tenant_name),
-        (words.tenant, invoice.tenant_id),
-        (words.period, f"{_day(invoice.first_ms)} – {_day(invoice.last_ms - 1)}"),
+        (words.tenant, invoice.statement.tenant_id),
+        (words.period, f"{_day(invoice.statement.from_ms)} – {_day(invoice.statement.to_ms - 1)}"),
         (words.made, f"{_time(invoice.made_ms):%Y-%m-%d %H:%M:%S} (UTC+8)"),
     ]
     lines = "".join(
@@ -68,8 +69,7 @@ def _invoice(invoice: Invoice, words: Words, seller: str, buyer: str) -> str:
     )
     warning = ""
     if not invoice.is_final:
-        text = words.provisional.format(num=invoice.num_unfinished)
-        warning = f'<p class="provisional">{escape(text)}</p>'
+        warning = f'<p class="provisional">{escape(words.provisional)}</p>'
     notes = "".join(
         f"<p>{escape(note.format(sequence=invoice.head.sequence, hash=invoice.head.hash))}</p>"
         for note in words.footnotes
@@ -85,13 +85,14 @@ def _summary(invoice: Invoice, words: Words) -> str:
     rows = [
         (words.charged, invoice.total_micro),
         (words.from_granted, invoice.granted_micro),
-        (words.from_topped_up, invoice.total_micro - invoice.granted_micro),
+        (words.from_topped_up, invoice.topped_up_micro),
     ]
-    if invoice.after.total_micro < 0:
-        rows.append((words.due, -invoice.after.total_micro))
-    sign = SIGN.get(invoice.currency, "")
+    if invoice.statement.closing.total_micro < 0:
+        rows.append((words.due, -invoice.statement.closing.total_micro))
+    currency = invoice.statement.currency
+    sign = SIGN.get(currency, "")
     return f"<h2>{escape(words.summary)}</h2>" + _table(
-        ("", invoice.currency),
+        ("", currency),
         [[name, f"{sign} {show_micro(micro)}"] for name, micro in rows],
         sums=(0,),
     )
@@ -99,17 +100,18 @@ def _summary(invoice: Invoice, words: Words) -> str:
 
 def _charges(invoice: Invoice, words: Words) -> str:
     head = f"<h2>{escape(words.charges)}</h2>"
-    if not invoice.rules:
+    of = invoice.statement
+    if not of.rules:
         return f"{head}<p>{escape(words.no_charges)}</p>"
-    rules = "".join(_rule(rule, words) for rule in invoice.rules)
+    rules = "".join(_rule(rule, words) for rule in of.rules)
     total = _table(
-        ("", invoice.currency), [[words.total, show_micro(invoice.total_micro, 6)]], sums=(0,)
+        ("", of.currency), [[words.total, show_micro(invoice.total_micro, 6)]], sums=(0,)
     )
     return f"{head}{rules}<div style='margin-top:4mm'>{total}</div>"
 
 
 def _rule(rule: RuleSum, words: Words) -> str:
-    lines = list(rule.lines.values())
+    lines = lines_of(rule)
     places = max((_places(line.amount) for line in lines), default=MIN_PLACES)
     amounts = [printable(line.amount, places) for line in lines]
     rows = [
@@ -122,39 +124,40 @@ def _rule(rule: RuleSum, words: Words) -> str:
         ]
         for line, amount in zip(lines, amounts, strict=True)
     ]
-    left = rule.total_micro - sum(amounts, Fraction(0))
+    total = rule.micro + rule.results_micro
+    left = total - sum(amounts, Fraction(0))
     rows.append(
         [words.rounding.format(num=f"{rule.requests:,}"), "", "", "", _amount(left, places)]
     )
-    rows.append([words.rule_total, "", "", "", _amount(Fraction(rule.total_micro), places)])
-    source = words.price_list.format(digest=rule.tariff_digest[:16], rule=rule.rule_id)
+    rows.append([words.rule_total, "", "", "", _amount(Fraction(total), places)])
+    quote = rule.quote
+    source = words.price_list.format(digest=quote.tariff_digest[:16], rule=quote.rule_id)
     requests = words.requests.format(num=f"{rule.requests:,}")
     return (
         f'<div class="rule"><h3>{escape(rule.model)}</h3>'
-        f'<p>{escape(rule.summary)}</p><p class="small">{escape(source)}; {escape(requests)}</p>'
+        f'<p>{escape(quote.summary())}</p><p class="small">{escape(source)}; {escape(requests)}</p>'
         f"{_table(words.columns, rows, sums=(len(rows) - 1,))}</div>"
     )
 
 
 def _price(line: InvoiceLine, rule: RuleSum, words: Words) -> str:
     price = show_micro(line.price)
-    if rule.discount == 1 or line.kind == "result":
+    quote = rule.quote
+    if quote.numerator == quote.denominator or line.kind == "result":
         return price
-    return f"{price} × {rule.discount.numerator}/{rule.discount.denominator}"
+    return f"{price} × {quote.numerator}/{quote.denominator}"
 
 
 def _balance(invoice: Invoice, words: Words) -> str:
-    before, after = invoice.before, invoice.after
-    topped_up = invoice.total_micro - invoice.granted_micro
+    before, after = invoice.statement.opening, invoice.statement.closing
     rows = [(words.opening, before.granted_micro, before.topped_up_micro)]
-    for moved in invoice.transfers:
-        name = f"{words.transfers[moved.kind]}, {_day(moved.at_ms)}"
-        if moved.note:
-            name += f": {moved.note}"
-        is_granted = moved.purse == "granted"
-        amount = moved.amount_micro
-        rows.append((name, amount if is_granted else 0, 0 if is_granted else amount))
-    rows.append((words.charges_row, -invoice.granted_micro, -topped_up))
+    for line in invoice.statement.lines:
+        if line.transfer is not None:
+            name = f"{words.transfers[line.transfer.kind]}, {line.day}"
+            if line.transfer.note:
+                name += f": {line.transfer.note}"
+            rows.append((name, line.granted_micro, line.topped_up_micro))
+    rows.append((words.charges_row, -invoice.granted_micro, -invoice.topped_up_micro))
     rows.append((words.closing, after.granted_micro, after.topped_up_micro))
     shown = [
         [name, *(show_micro(micro, 6) for micro in (granted, paid, granted + paid))]
@@ -168,8 +171,12 @@ def _uncharged(invoice: Invoice, words: Words) -> str:
     if not invoice.uncharged:
         return ""
     rows = [
-        [words.outcomes[one.outcome], f"{one.requests:,}", f"{one.tokens:,}"]
-        for one in invoice.uncharged
+        [
+            words.outcomes[row.outcome],
+            f"{row.requests:,}",
+            f"{row.prompt_tokens + row.completion_tokens:,}",
+        ]
+        for row in invoice.uncharged
     ]
     return f"<h2>{escape(words.uncharged)}</h2>{_table(words.uncharged_columns, rows)}"
 

@@ -7,7 +7,6 @@ from typing import Literal
 import msgspec
 
 from tribody.billing.invoice import LineKind
-from tribody.core.metering import Outcome
 
 Language = Literal["en", "zh"]
 
@@ -46,7 +45,7 @@ class Words(msgspec.Struct, frozen=True, kw_only=True):
     transfers: dict[str, str]
     uncharged: str
     uncharged_columns: tuple[str, str, str]
-    outcomes: dict[Outcome, str]
+    outcomes: dict[str, str]
     footnotes: tuple[str, ...]
 
 
@@ -59,7 +58,7 @@ ENGLISH = Words(
     buyer="To",
     period="Period",
     made="Made",
-    provisional="Provisional: the month is not over, or {num} requests of it are still open.",
+    provisional="Provisional: the month is not over.",
     summary="Summary",
     charged="Charged",
     from_granted="of it from granted balance",
@@ -94,9 +93,6 @@ ENGLISH = Words(
     uncharged="Requests that were not charged",
     uncharged_columns=("How they ended", "Requests", "Tokens"),
     outcomes={
-        "finished": "finished, without a price",
-        "disconnect": "the client left, without a price",
-        "timeout": "timed out, without a price",
         "error": "an error of the service",
         "restart": "a restart of the service",
         "drain": "the service was shut down",
@@ -107,7 +103,8 @@ ENGLISH = Words(
         "sum is rounded once, half to even.",
         "Requests that were cut short by the client or a timeout are charged for the prompt once "
         "it was read and for what had been generated. Failures of the service are free.",
-        "Days and months are those of Asia/Shanghai (UTC+8).",
+        "Days and months are those of Asia/Shanghai (UTC+8); a charge belongs to the day on which "
+        "its request ended or its result was accepted.",
         "Ledger entry {sequence}, hash {hash}.",
     ),
 )
@@ -121,7 +118,7 @@ CHINESE = Words(
     buyer="客户",
     period="账期",
     made="出具时间",
-    provisional="暂定：账期尚未结束，或仍有 {num} 个请求未结算。",
+    provisional="暂定：账期尚未结束。",
     summary="汇总",
     charged="消费金额",
     from_granted="其中赠送余额支付",
@@ -156,9 +153,6 @@ CHINESE = Words(
     uncharged="未计费的请求",
     uncharged_columns=("结束方式", "请求数", "Token 数"),
     outcomes={
-        "finished": "已完成，无单价",
-        "disconnect": "客户端断开，无单价",
-        "timeout": "超时，无单价",
         "error": "服务出错",
         "restart": "服务重启",
         "drain": "服务停机",
@@ -167,7 +161,7 @@ CHINESE = Words(
     footnotes=(
         "每个请求按其开始时刻有效的规则计价，金额只舍入一次（四舍六入五成双）。",
         "被客户端中断或超时的请求：输入在读完后计费，输出按已生成的数量计费；服务方的故障不计费。",
-        "日期与月份按北京时间（UTC+8）。",
+        "日期与月份按北京时间（UTC+8）；消费计入请求结束或结果被接受的日期。",
         "账本条目 {sequence}，哈希 {hash}。",
     ),
 )
