@@ -24,7 +24,7 @@ TRIBODY = Path(sys.executable).parent / "tribody"
 
 SHELL_BLOCK = re.compile(r"^```(?:sh|bash|console)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
-COMMAND_ROW = re.compile(r"^  ([a-z]+)  ", re.MULTILINE)
+COMMAND_ROW = re.compile(r"^  ([a-z-]+)  ", re.MULTILINE)
 TARGET = re.compile(r"^([a-z][a-z0-9-]*):", re.MULTILINE)
 
 

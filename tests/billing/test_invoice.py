@@ -240,9 +240,7 @@ TOKENS = st.integers(0, 100_000)
 
 @settings(max_examples=60, deadline=None)
 @given(
-    st.lists(
-        st.tuples(TOKENS, TOKENS, TOKENS), min_size=1, max_size=8
-    ),
+    st.lists(st.tuples(TOKENS, TOKENS, TOKENS), min_size=1, max_size=8),
     st.sampled_from([(1, 1), (1, 2), (1, 3)]),
     PRICES,
     PRICES,

@@ -17,17 +17,11 @@ from tribody.billing.pricing import MILLION, Kind
 from tribody.billing.records import CHARGED
 from tribody.billing.reports import UsageRow, grouped
 from tribody.billing.statements import Purses, RuleSum, Statement
+from tribody.billing.verify import Head
 from tribody.core.errors import StorageFailed
 
 LineKind = Literal[Kind, "result"]
 ORDER: tuple[Kind, ...] = ("hit", "miss", "output", "reasoning")
-
-
-class Head(NamedTuple):
-    """The end of the chain: nothing up to it ever changes."""
-
-    sequence: int
-    hash: str
 
 
 class InvoiceLine(NamedTuple):

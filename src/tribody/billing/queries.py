@@ -3,22 +3,28 @@ another time zone."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from datetime import date
 from fractions import Fraction
 from typing import cast
 
-from tribody.billing.invoice import Head, Invoice, uncharged_of
+import msgspec
+
+from tribody.billing.exports import Cell, Columns
+from tribody.billing.invoice import Invoice, uncharged_of
 from tribody.billing.periods import DAY_MS, EPOCH, month_bounds_ms
-from tribody.billing.pricing import NOTHING_USED, FreeUsed, priced
+from tribody.billing.pricing import NOTHING_USED, FreeUsed, Priced, priced
 from tribody.billing.reports import UsageRow, grouped
 from tribody.billing.statements import purses_at, statement
 from tribody.billing.tariffs import Tariff
 from tribody.billing.transfers import balances
 from tribody.billing.usage import BookedUsage, Chosen, usage_rows
+from tribody.billing.verify import Head
 from tribody.storage.database import Database
 
 MINUTE_MS = 60_000
+LAST_MS = 2**62
+PAGE_ROWS = 1000  # read at a time: about a megabyte
 
 
 def head(db: Database) -> Head:
@@ -66,7 +72,7 @@ class UpstreamUsage:
         self._offset_ms = offset_minutes * MINUTE_MS
         self._by_month = by_month
         self._prices = prices
-        self._free_used: dict[tuple[str, str] | None, FreeUsed] = {}
+        self._free_used: dict[tuple[str, str], FreeUsed] = {}
         self.rows: list[UsageRow] = []
         self.expected: dict[tuple[str, str], dict[str, Fraction]] = {}
 
@@ -121,17 +127,11 @@ class UpstreamUsage:
             prompt_tokens=record.counts.prompt_tokens,
             is_batch=record.is_batch,
         )
-        allowance = quote.free and (quote.free.allowance_id, quote.free.period)
-        used = self._free_used.get(allowance, NOTHING_USED)
+        free = quote.free
+        name = ("", "") if free is None else (free.allowance_id, free.period)
+        used = self._free_used.get(name, NOTHING_USED)
         price = priced(quote, record.counts, used)
-        if allowance:
-            more = {line.kind: line.free_tokens for line in price.lines}
-            self._free_used[allowance] = FreeUsed(
-                **{
-                    kind: getattr(used, kind) + more.get(kind, 0)
-                    for kind in used.__struct_fields__
-                }
-            )
+        self._free_used[name] = more_used(used, price)
         of_period = self.expected.setdefault((period, record.model), {})
         before = of_period.get(quote.currency, Fraction())
         of_period[quote.currency] = before + price.total_micro
@@ -139,3 +139,53 @@ class UpstreamUsage:
     def _period(self, at_ms: int) -> str:
         day = date.fromordinal(EPOCH + (at_ms + self._offset_ms) // DAY_MS).isoformat()
         return day[:7] if self._by_month else day
+
+
+def more_used(used: FreeUsed, price: Priced) -> FreeUsed:
+    """Of an allowance, after a request."""
+    counts = msgspec.structs.asdict(used)
+    for line in price.lines:
+        counts[line.kind] += line.free_tokens
+    return FreeUsed(**counts)
+
+
+POSTING_COLUMNS: Columns = [
+    ("sequence", "integer"),
+    ("at_ms", "integer"),
+    ("kind", "text"),
+    ("tenant_id", "text"),
+    ("request_id", "text"),
+    ("line", "integer"),
+    ("account", "text"),
+    ("currency", "text"),
+    ("micro", "integer"),
+    ("detail", "text"),
+    ("hash", "text"),
+]
+
+
+def postings(db: Database, chosen: Chosen) -> Iterator[list[Cell]]:
+    """Every entry booked in a period, a row for each of its postings, or one without any."""
+    last = (0, -1)
+    while True:
+        rows = db.rows(
+            "SELECT entries.sequence, at_ms, kind, tenant_id, request_id, line, account, currency, "
+            "micro, detail, hash FROM entries "
+            "LEFT JOIN postings ON postings.sequence = entries.sequence "
+            "WHERE at_ms >= ? AND at_ms < ? AND (tenant_id = ? OR ? = '') "
+            "AND (entries.sequence > ? OR (entries.sequence = ? AND line > ?)) "
+            "ORDER BY entries.sequence, line LIMIT ?",
+            (
+                chosen.from_ms or 0,
+                LAST_MS if chosen.to_ms is None else chosen.to_ms,
+                *(chosen.tenant_id or "",) * 2,
+                last[0],
+                *last,
+                PAGE_ROWS,
+            ),
+        )
+        for row in cast(list[tuple[int | str, ...]], rows):
+            yield list(row)
+        if len(rows) < PAGE_ROWS:
+            return
+        last = cast(int, rows[-1][0]), cast(int | None, rows[-1][5]) or 0

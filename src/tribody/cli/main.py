@@ -26,7 +26,12 @@ from tribody.cli.flags import (
     Tuning,
     Url,
 )
+from tribody.cli.keys import keys
+from tribody.cli.ledger import ledger
 from tribody.cli.serve_options import serve
+from tribody.cli.tariff import tariff
+from tribody.cli.tenants import tenants, users
+from tribody.cli.usage import invoice, margin, reconcile, usage
 from tribody.core.errors import BadConfig, TribodyError
 
 # No rich in help texts: they stay plain, quick and the same everywhere.
@@ -45,6 +50,13 @@ bench = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(bench, name="bench", help="Measure a model on this machine.")
 app.command()(serve)
 app.command()(conformance)
+app.add_typer(tenants, name="tenants", help="Whoever pays: add, change, pause.")
+app.add_typer(users, name="users", help="People at a tenant.")
+app.add_typer(keys, name="keys", help="API keys: create, scope, revoke.")
+app.add_typer(tariff, name="tariff", help="Price lists: check, use, ask.")
+app.add_typer(ledger, name="ledger", help="Money: pay in, pay back, state, verify.")
+for report in (usage, invoice, reconcile, margin):
+    app.command()(report)
 
 
 @app.command()
