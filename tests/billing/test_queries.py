@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from typing import Any
 
 import pytest
 
@@ -67,7 +68,7 @@ def test_requests_of_all_tenants_are_one_figure_by_currency(db):
         ledger.reserve(db, reservation("three"))
         ledger.settle(db, "three", COUNTS, "finished", NOON_MS)
     read = UpstreamUsage(480, by_month=False, prices=None).read(ledger.usage_records(db))
-    day = {"day": "2025-11-24", "month": "2025-11", "model": "r1"}
+    day: dict[str, Any] = {"day": "2025-11-24", "month": "2025-11", "model": "r1"}
     assert read.rows == [
         UsageRow(
             **day,
