@@ -117,8 +117,9 @@ class Accounts:
             raise Forbidden("This account or API key is paused; ask whoever runs this server.")
         return None if isinstance(found, Denial) else found
 
-    def of_tenant(self, tenant_id: str) -> Principal | None:
-        return self.directory.of_tenant(tenant_id)
+    def of_key(self, key_id: str) -> Principal | None:
+        found = self.directory.of_key(key_id, self.now_ms())
+        return None if isinstance(found, Denial) else found
 
     # --- what it costs
 

@@ -21,7 +21,7 @@ import msgspec
 from tribody.core.api_settings import DEFAULT_API, ApiSettings, with_options
 from tribody.core.errors import BadConfig
 from tribody.core.principal import LOCAL, Principal
-from tribody.server.errors import Unauthorized
+from tribody.server.errors import Forbidden, Unauthorized
 
 MIN_KEY_CHARACTERS = 8
 ANTHROPIC = "/anthropic/"
@@ -35,8 +35,9 @@ class Keys(Protocol):
     def find(self, key: bytes) -> Principal | None:
         """Raises: Forbidden for one that is known and may not be used now."""
 
-    def of_tenant(self, tenant_id: str) -> Principal | None:
-        """For work that is left; None: it may no longer come in."""
+    def of_key(self, key_id: str) -> Principal | None:
+        """Whom a key stands for, without the key: for work that is left.  None: it may not come in
+        now."""
 
 
 @dataclass(frozen=True)
@@ -86,10 +87,9 @@ class KeyFile:
             return None
         return self._principal(found)
 
-    def of_tenant(self, tenant_id: str) -> Principal | None:
-        """The principal that some key of the file makes, without the key: for work that is left."""
+    def of_key(self, key_id: str) -> Principal | None:
         known = map(self._principal, self.digests)
-        return next((one for one in known if one.tenant_id == tenant_id), None)
+        return next((one for one in known if one.key_id == key_id), None)
 
     def _principal(self, digest: bytes) -> Principal:
         name = digest.hex()[:16]
@@ -141,6 +141,15 @@ def unknown_key(key: bytes) -> Unauthorized:
     shown = key[-4:].decode("ascii", "replace") if len(key) > 3 * 4 else ""
     shown = shown if shown.isalnum() else ""
     return Unauthorized(f"Authentication Fails, Your api key: ****{shown} is invalid")
+
+
+def check_routes(caller: Principal, label: str) -> None:
+    """Raises: Forbidden where the caller's key is for other routes than those of this label."""
+    if caller.routes is not None and label not in caller.routes:
+        raise Forbidden(
+            f"This API key is not for {label}; it is for {', '.join(sorted(caller.routes))}. Use "
+            "another."
+        )
 
 
 def _key_of(name: bytes, value: bytes) -> bytes:

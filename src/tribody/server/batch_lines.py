@@ -11,9 +11,10 @@ from typing import TypeVar
 
 import msgspec
 
-from tribody.core.errors import EngineFailed, Overloaded, TribodyError
+from tribody.core.errors import EngineFailed, Overloaded, StorageFailed, TribodyError
 from tribody.core.principal import Principal
 from tribody.server import embeddings, limits, openai_chat, openai_completions, responses
+from tribody.server.auth import check_routes
 from tribody.server.batch_types import (
     AnswerLine,
     BatchError,
@@ -27,6 +28,7 @@ from tribody.server.data_folder import new_id
 from tribody.server.errors import GenerationFailed, error_for
 from tribody.server.replays import Identity
 from tribody.server.service import Service
+from tribody.tenancy.rates import RateLimited
 
 logger = logging.getLogger(__name__)
 
@@ -125,45 +127,68 @@ def _problem(raw: bytes, endpoint: str, seen: set[str]) -> BatchError | None:
 
 
 async def answer_line(
-    service: Service, line: RequestLine, caller: Principal, name: str
+    service: Service,
+    line: RequestLine,
+    name: str,
+    caller_of: Callable[[], Principal | None],
+    places: asyncio.Semaphore,
 ) -> AnswerLine:
     """The answer to a line, an error being one: this raises nothing of tribody's.
 
-    It is tried until there is room and an engine, however long that takes.  By `name`, of which
-    there is one, it is known again after a crash that came between its charge and its answer's
-    being kept; it is then answered anew and not charged anew.
+    It is tried, in one of the `places`, until its caller may come in and there is room and an
+    engine, however long that takes.  By `name`, of which there is one, it is known again after a
+    crash that came between its charge and its answer's being kept; it is then answered anew and
+    not charged anew.
     """
     failures = 0
-    identity = Identity(caller.tenant_id, name, "")
     while True:
-        request_id = new_id("")
-        try:
+        caller, request_id = caller_of(), new_id("")
+        if caller is not None:
             call = service.new_call(request_id, caller, SCOPE_OF[line.url], is_batch=True)
-            call = replace(call, identity=identity)
-            made = await ENDPOINTS[line.url](service, bytes(line.body), call)
-            status, body = 200, msgspec.json.encode(made)
-            break
-        except Overloaded:
-            await asyncio.sleep(RETRY_SECONDS)
-        except Exception as error:  # noqa: BLE001 - the outermost layer of a line
-            failures += 1
-            passing = isinstance(error, EngineFailed) and not isinstance(error, GenerationFailed)
-            if passing and failures < MOST_ENGINE_FAILURES:
-                await asyncio.sleep(RETRY_SECONDS)
-                continue
-            answer = error_for(error, caller.api.errors)
-            if answer.status >= 500:
-                shown = str(error) if isinstance(error, TribodyError) else ""
-                logger.error(
-                    "event=batch_line_failed request_id=%s error=%s detail=%r",
-                    request_id,
-                    type(error).__name__,
-                    shown,
-                )
-            status, body = answer.status, answer.body()
-            break
+            call = replace(call, identity=Identity(caller.tenant_id, name, ""))
+            async with places:
+                try:
+                    status, body = 200, await _answered(service, line, call)
+                    break
+                except Exception as error:  # noqa: BLE001 - the outermost layer of a line
+                    failures += isinstance(error, EngineFailed)
+                    if not _may_pass(error, failures):
+                        status, body = _failed(error, call)
+                        break
+        await asyncio.sleep(RETRY_SECONDS)
     response = LineResponse(status_code=status, request_id=request_id, body=msgspec.Raw(body))
     return AnswerLine(id=new_id("batch_req_"), custom_id=line.custom_id, response=response)
+
+
+async def _answered(service: Service, line: RequestLine, call: Call) -> bytes:
+    check_routes(call.caller, call.route)
+    return msgspec.json.encode(await ENDPOINTS[line.url](service, bytes(line.body), call))
+
+
+def _may_pass(error: Exception, failures: int) -> bool:
+    """Whether the same line may be answered later."""
+    match error:
+        case RateLimited():
+            return error.refusal.retry_after is not None
+        case GenerationFailed():
+            return False
+        case EngineFailed():
+            return failures < MOST_ENGINE_FAILURES
+        case _:
+            return isinstance(error, Overloaded | StorageFailed)
+
+
+def _failed(error: Exception, call: Call) -> tuple[int, bytes]:
+    answer = error_for(error, call.caller.api.errors)
+    if answer.status >= 500:
+        shown = str(error) if isinstance(error, TribodyError) else ""
+        logger.error(
+            "event=batch_line_failed request_id=%s error=%s detail=%r",
+            call.id,
+            type(error).__name__,
+            shown,
+        )
+    return answer.status, answer.body()
 
 
 def unanswered(line: RequestLine, code: str, message: str) -> AnswerLine:

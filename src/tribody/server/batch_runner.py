@@ -22,7 +22,14 @@ import msgspec
 from tribody.core.errors import BadRequest
 from tribody.core.principal import Principal
 from tribody.server import limits
-from tribody.server.batch_lines import answer_line, check_lines, input_lines, unanswered
+from tribody.server.auth import check_routes
+from tribody.server.batch_lines import (
+    SCOPE_OF,
+    answer_line,
+    check_lines,
+    input_lines,
+    unanswered,
+)
 from tribody.server.batch_types import (
     BATCH_ID,
     ENDED,
@@ -106,7 +113,8 @@ class BatchRunner:
     # ---- requests
 
     async def create(self, fields: BatchRequest, caller: Principal) -> BatchObject:
-        """Raises: BadRequest, TooManyRequests."""
+        """Raises: BadRequest, Forbidden, TooManyRequests."""
+        check_routes(caller, SCOPE_OF[fields.endpoint])
         file = self._files.find(caller.tenant_id, fields.input_file_id, "input_file_id")
         if file.purpose != "batch":
             raise BadRequest(
@@ -132,6 +140,7 @@ class BatchRunner:
         stored = StoredBatch(
             batch=batch,
             owner=caller.tenant_id,
+            key_id=caller.key_id,
             output_id=new_id("file-api-"),
             error_id=new_id("file-api-"),
             keep_seconds=limits.MAX_KEEP_SECONDS if after is None else after.seconds,
@@ -204,20 +213,22 @@ class BatchRunner:
     def _begin(self, stored: StoredBatch) -> None:
         if self._stopped:
             return
-        caller = self._service.caller_of(stored.owner)
-        if caller is None:
+        if self._caller_of(stored) is None:
             logger.warning("event=batch_waits batch=%s reason=its_key_is_gone", stored.batch.id)
-            return
-        caller = msgspec.structs.replace(caller, priority="background")
-        run = asyncio.create_task(self._run(stored.batch.id, caller))
+        run = asyncio.create_task(self._run(stored.batch.id))
         self._runs.add(run)
         run.add_done_callback(self._runs.discard)
 
+    def _caller_of(self, stored: StoredBatch) -> Principal | None:
+        """Whom it is done for as things are now; None: it waits."""
+        caller = self._service.caller_of(stored.owner, stored.key_id)
+        return caller and msgspec.structs.replace(caller, priority="background")
+
     # ---- one batch
 
-    async def _run(self, batch_id: str, caller: Principal) -> None:
+    async def _run(self, batch_id: str) -> None:
         try:
-            await self._to_the_end(batch_id, caller)
+            await self._to_the_end(batch_id)
         except Exception as error:  # noqa: BLE001 - the outermost layer of a batch
             # The disk is full, or somebody was in the folder.  The next start goes on.
             logger.error("event=batch_stopped batch=%s error=%s", batch_id, type(error).__name__)
@@ -226,13 +237,13 @@ class BatchRunner:
             if answers is not None:
                 await answers.close()
 
-    async def _to_the_end(self, batch_id: str, caller: Principal) -> None:
+    async def _to_the_end(self, batch_id: str) -> None:
         batch = self._batches[batch_id].batch
         if batch.status == "validating" and not await self._validate(batch):
             return
         answers = _Answers(self._folder.path("batches", f"{batch_id}.answers"))
         self._answers[batch_id] = answers
-        lines = asyncio.create_task(self._answer_all(batch_id, answers, caller))
+        lines = asyncio.create_task(self._answer_all(batch_id, answers))
         self._lines[batch_id] = lines
         try:
             if self._batches[batch_id].batch.status == "cancelling":
@@ -263,22 +274,28 @@ class BatchRunner:
         self._change(batch.id, in_progress_at=self._now(), request_counts=counts)
         return True
 
-    async def _answer_all(self, batch_id: str, answers: _Answers, caller: Principal) -> None:
+    async def _answer_all(self, batch_id: str, answers: _Answers) -> None:
+        """At most as many lines as there are places: some may wait for longer, without one."""
+        begun = asyncio.Semaphore(LINES_AT_ONCE)
         async with asyncio.TaskGroup() as group:
             for index, raw in enumerate(self._input(batch_id)):
                 if index in answers.done:
                     continue
                 line = msgspec.json.decode(raw, type=RequestLine)
-                await self._places.acquire()
-                name = f"{batch_id}/{index}"
-                task = group.create_task(self._answer_one(index, line, answers, caller, name))
+                await begun.acquire()
+                task = group.create_task(self._answer_one(batch_id, index, line, answers))
                 # Not in the task itself, which may be cancelled before it begins.
-                task.add_done_callback(lambda _: self._places.release())
+                task.add_done_callback(lambda _: begun.release())
 
     async def _answer_one(
-        self, index: int, line: RequestLine, answers: _Answers, caller: Principal, name: str
+        self, batch_id: str, index: int, line: RequestLine, answers: _Answers
     ) -> None:
-        await answers.add(index, await answer_line(self._service, line, caller, name))
+        def caller_of() -> Principal | None:
+            return self._caller_of(self._batches[batch_id])
+
+        name = f"{batch_id}/{index}"
+        answer = await answer_line(self._service, line, name, caller_of, self._places)
+        await answers.add(index, answer)
 
     async def _answer_rest(self, batch_id: str, answers: _Answers, reason: tuple[str, str]) -> int:
         """Say of all lines without an answer why; returns how many these are."""

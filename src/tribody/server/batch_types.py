@@ -86,6 +86,7 @@ class StoredBatch(msgspec.Struct, frozen=True, kw_only=True):
 
     batch: BatchObject
     owner: str  # a Principal's tenant_id
+    key_id: str  # of the key that it came with, and whose scope and limits hold for it
     output_id: str
     error_id: str
     keep_seconds: int

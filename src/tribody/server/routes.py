@@ -7,13 +7,15 @@ from __future__ import annotations
 
 from typing import get_args
 
+import msgspec
+
 from tribody.core.principal import Principal
 from tribody.server import anthropic, anthropic_types, batches, files, responses_types, types
 from tribody.server import small_endpoints as small
 from tribody.server.api_route import ApiRoute, Labels, label_of
+from tribody.server.auth import check_routes
 from tribody.server.batch_types import BatchObject, BatchRequest
 from tribody.server.embeddings import EmbeddingList, EmbeddingRequest, embeddings
-from tribody.server.errors import Forbidden
 from tribody.server.file_store import FileObject
 from tribody.server.offline import BatchesQuery, FilesQuery
 from tribody.server.openai_chat import chat_completions
@@ -233,10 +235,7 @@ def scope_of(path: str) -> str:
 
 def check_scope(caller: Principal, path: str) -> None:
     """Raises: Forbidden where the caller's key is for other routes."""
-    scope, routes = scope_of(path), caller.routes
-    if routes is None and scope == _OF_THE_SERVER and caller.is_charged:
-        routes = SCOPES - {scope}
-    if routes is not None and scope not in routes:
-        raise Forbidden(
-            f"This API key is not for {scope}; it is for {', '.join(sorted(routes))}. Use another."
-        )
+    scope = scope_of(path)
+    if caller.routes is None and scope == _OF_THE_SERVER and caller.is_charged:
+        caller = msgspec.structs.replace(caller, routes=SCOPES - {scope})
+    check_routes(caller, scope)

@@ -89,12 +89,10 @@ class Service:
         """Who calls when nobody needs a key: this machine's user."""
         return msgspec.structs.replace(LOCAL, api=self.api)
 
-    def caller_of(self, tenant_id: str) -> Principal | None:
-        """Whom work on behalf of a tenant is done for; None: it may no longer come in."""
-        if self.keys is not None:
-            return self.keys.of_tenant(tenant_id)
-        local = self.local_caller()
-        return local if tenant_id == local.tenant_id else None
+    def caller_of(self, tenant_id: str, key_id: str) -> Principal | None:
+        """Whom work is done for that came with a tenant's key; None: it may not come in now."""
+        found = self.local_caller() if self.keys is None else self.keys.of_key(key_id)
+        return found if found is not None and found.tenant_id == tenant_id else None
 
     @contextmanager
     def admitted(self, caller: Principal) -> Iterator[None]:

@@ -61,18 +61,18 @@ class Directory:
         self,
         secret: bytes,
         entries: Mapping[str, _Entry],
-        tenants: Mapping[str, Principal],
         *,
+        num_tenants: int,
         revision: int,
         unreadable: tuple[str, ...] = (),
     ) -> None:
-        """`entries` by key id, `tenants` by tenant id and without those that are paused."""
+        """`entries` by key id; `num_tenants`: those that are not paused."""
+        self.num_tenants = num_tenants
         self.revision = revision
         self.unreadable = unreadable
         self._secret = secret
         self._entries = entries
         self._by_digest = {entry.digest: entry for entry in entries.values()}
-        self._tenants = tenants
 
     @classmethod
     def load(cls, db: Database, secret: bytes, default_api: ApiSettings) -> Directory:
@@ -108,8 +108,13 @@ class Directory:
                 expires_ms=key.expires_ms,
                 is_paused=key.is_paused or key.tenant_id in paused,
             )
-        active = {name: one for name, one in principals.items() if name not in paused}
-        return cls(secret, entries, active, revision=revision, unreadable=tuple(unreadable))
+        return cls(
+            secret,
+            entries,
+            num_tenants=len(principals.keys() - paused),
+            revision=revision,
+            unreadable=tuple(unreadable),
+        )
 
     def find(self, key: bytes, now_ms: int) -> Principal | Denial:
         """Whom this key stands for at that instant, or why nobody.
@@ -128,15 +133,6 @@ class Directory:
         """As `find`, for work that is left and remembers whose key it came with."""
         return self._entries.get(key_id, _NOBODY).find(now_ms)
 
-    @property
-    def num_tenants(self) -> int:
-        """Those that are not paused."""
-        return len(self._tenants)
-
-    def of_tenant(self, tenant_id: str) -> Principal | None:
-        """A tenant's own principal, with no key's scope or limits; None: it may not come in."""
-        return self._tenants.get(tenant_id)
-
 
 def _understood(
     db: Database, kind: type[store.Record], unreadable: list[str]
@@ -152,6 +148,7 @@ def _understood(
 
 
 def _of_tenant(tenant: Tenant, secret: bytes, default_api: ApiSettings) -> Principal:
+    """What all keys of a tenant have in common."""
     return Principal(
         tenant_id=tenant.id,
         key_id="none",

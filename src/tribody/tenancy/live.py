@@ -65,9 +65,6 @@ class LiveDirectory:
     def of_key(self, key_id: str, now_ms: int) -> Principal | Denial:
         return self._directory.of_key(key_id, now_ms)
 
-    def of_tenant(self, tenant_id: str) -> Principal | None:
-        return self._directory.of_tenant(tenant_id)
-
     @property
     def num_tenants(self) -> int:
         """Those that are not paused."""
