@@ -27,7 +27,8 @@ unexport PYTHONPATH
 comma := ,
 .DELETE_ON_ERROR:
 .SUFFIXES:
-.PHONY: FORCE help install serve test clients parity goldens check format bench slow mini-r1 clean
+.PHONY: FORCE help install serve test clients parity goldens check format bench slow mutation \
+    mini-r1 clean
 .PHONY: native-table native-check native-arm
 
 help: ## show this list
@@ -47,6 +48,9 @@ test: .venv-test/.tribody weights ## fast tests, and those that need the SmolLM2
 slow: .venv-test/.tribody weights ## the long tests: restarts, disconnects, random schedules; native-check
 	.venv-test/bin/python -m pytest -m slow $(PYTEST_ARGS)
 	@$(MAKE) --no-print-directory native-check
+
+mutation: .venv-mutation/.tribody ## change ledger, tariffs and tenancy in thousands of ways; tests notice
+	.venv-mutation/bin/python scripts/mutation.py
 
 clients: .venv-clients/.tribody .venv-litellm/.deps $(NODE_MODULES)/.deps $(OPENAI_TESTS)/.deps ## other people's clients and suites; examples/
 	.venv-clients/bin/python -m pytest tests/clients $(PYTEST_ARGS)
@@ -184,7 +188,7 @@ mini-r1: .venv-parity/.tribody ## train mini-r1 (hours; goes on where it was sto
 
 clean: ## remove what make built (not the downloaded models)
 	rm -rf build dist .venv .venv-build .venv-test .venv-check .venv-parity .venv-bench \
-	    .venv-clients .venv-litellm $(NODE_MODULES) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	    .venv-mutation mutants .venv-clients .venv-litellm $(NODE_MODULES) .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find src tests bench scripts -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # --- The weights that tests use -----------------------------------------------------------------
@@ -226,6 +230,13 @@ endef
 .venv-check/.deps: requirements/check.txt requirements/test.txt
 	$(call make_env,.venv-check)
 	.venv-check/bin/python -m pip install -q -r requirements/check.txt
+	@touch $@
+
+# mutmut puts its changed copy of the sources where the tests find it; what that needs is a wheel's
+# dependencies, so tribody is installed here as well.
+.venv-mutation/.deps: requirements/mutation.txt requirements/test.txt
+	$(call make_env,.venv-mutation)
+	.venv-mutation/bin/python -m pip install -q -r requirements/mutation.txt
 	@touch $@
 
 .venv-parity/.deps: requirements/parity.txt requirements/torch.txt requirements/test.txt

@@ -6,7 +6,7 @@ import pytest
 
 from tests.billing.ledger_cases import COUNTS, NOON_MS, database, give, money, quote, reservation
 from tribody.billing import ledger
-from tribody.billing.results import Decided
+from tribody.billing.results import Decided, accept_of
 from tribody.core.principal import Limits
 
 ENDED_MS = NOON_MS + 1000
@@ -108,3 +108,15 @@ def test_the_charge_says_until_when(db):
     with db.transaction():
         charge = ledger.settle(db, "one", COUNTS, "finished", 0)
     assert (charge.result_micro, charge.result_until_ms) == (2000, UNTIL_MS)
+
+
+def test_an_answer_is_decided_by_its_own_tenant_only(db):
+    with pytest.raises(ledger.UnknownRequest, match=r"answer to be accepted of .*'one'"):
+        accept_of(db, "zeta", "one", True, ENDED_MS + 1)
+    with pytest.raises(ledger.UnknownRequest, match=r"answer to be accepted of .*'two'"):
+        accept_of(db, "acme", "two", True, ENDED_MS + 1)
+    with db.transaction():
+        decided = accept_of(db, "acme", "one", False, ENDED_MS + 1)
+    assert decided.decision == "decline"
+    with db.transaction():
+        assert accept_of(db, "acme", "one", False, ENDED_MS + 2) == decided

@@ -29,7 +29,6 @@ from tribody.billing.records import (
     IdempotencyConflict,
     NoBalance,
     Reservation,
-    UnknownRequest,
 )
 from tribody.storage.database import Database
 
@@ -108,18 +107,6 @@ def open_reservations(db: Database, node_id: str | None = None) -> list[Reservat
         () if node_id is None else (node_id,),
     )
     return [read_reservation(str(detail)) for (detail,) in rows]
-
-
-def reservation_of(db: Database, request_id: str) -> Reservation:
-    """Raises: UnknownRequest when nothing was reserved under this id."""
-    rows = db.rows(
-        "SELECT entries.detail FROM requests JOIN entries ON entries.sequence = requests.opened "
-        "WHERE requests.request_id = ?",
-        (request_id,),
-    )
-    if not rows:
-        raise UnknownRequest(request_id, "reservation")
-    return read_reservation(str(rows[0][0]))
 
 
 _decoder = msgspec.json.Decoder(Reservation)
