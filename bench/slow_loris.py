@@ -7,6 +7,10 @@ alone, then beside clients that send a byte of their headers or of their body ev
 read a byte of their answer.  The goals: the good clients' first token at the 95th percentile is at
 most 1.2 times as late, slow headers are cut after 10 s and slow bodies after 60, and the processes
 grow by at most 64 MiB.
+
+The attackers are a process of their own with the lowest priority: elsewhere they would be other
+machines.  The good clients rest for a random while between two answers, or else they would ask in
+step with the engine, whose steps would round their times.
 """
 
 from __future__ import annotations
@@ -15,17 +19,21 @@ import argparse
 import asyncio
 import contextlib
 import json
+import os
+import random
 import socket
 import subprocess
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from overhead import SERVE, server_url
 
 GOOD_CLIENTS = 4
+LOWEST_PRIORITY = 19
+LONGEST_REST = 0.02  # seconds: four steps of the engine
 DRIP_SECONDS = 10.0
 HEAD = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
 SMALL_BUFFER = 4096  # of a slow reader's socket
@@ -53,8 +61,10 @@ def request(tokens: int) -> bytes:
     return HEAD + b"connection: close\r\ncontent-length: %d\r\n\r\n" % len(body) + body
 
 
-async def good(port: int, until: float, seen: Seen) -> None:
+async def good(port: int, until: float, seen: Seen, seed: int) -> None:
+    rng = random.Random(seed)
     while time.monotonic() < until:
+        await asyncio.sleep(rng.uniform(0, LONGEST_REST))
         started = time.monotonic()
         try:
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -125,35 +135,50 @@ def percentile_95(values: list[float]) -> float:
     return sorted(values)[int(0.95 * (len(values) - 1))]
 
 
+async def attack(port: int, given: argparse.Namespace) -> Seen:
+    """What the attackers see; the work of a process of its own."""
+    seen = Seen()
+    until = time.monotonic() + given.seconds
+    body = HEAD + b"content-length: 1000000\r\n\r\n"
+    await asyncio.gather(
+        *(drip(port, until, HEAD, seen.cut_headers, seen) for _ in range(given.headers)),
+        *(drip(port, until, body, seen.cut_bodies, seen) for _ in range(given.bodies)),
+        *(sip(port, until, seen) for _ in range(given.readers)),
+    )
+    return seen
+
+
+async def good_clients(port: int, seconds: float) -> Seen:
+    seen = Seen()
+    until = time.monotonic() + seconds
+    await asyncio.gather(*(good(port, until, seen, seed) for seed in range(GOOD_CLIENTS)))
+    return seen
+
+
 async def measure(
     server: subprocess.Popen[str], port: int, given: argparse.Namespace
 ) -> dict[str, object]:
-    alone = Seen()
-    until = time.monotonic() + given.alone
-    await asyncio.gather(*(good(port, until, alone) for _ in range(GOOD_CLIENTS)))
+    alone = await good_clients(port, given.alone)
     before = most = megabytes(server)
-    beside = Seen()
-    until = time.monotonic() + given.seconds
-    body = HEAD + b"content-length: 1000000\r\n\r\n"
-    tasks = [
-        *(good(port, until, beside) for _ in range(GOOD_CLIENTS)),
-        *(drip(port, until, HEAD, beside.cut_headers, beside) for _ in range(given.headers)),
-        *(drip(port, until, body, beside.cut_bodies, beside) for _ in range(given.bodies)),
-        *(sip(port, until, beside) for _ in range(given.readers)),
-    ]
-    running = asyncio.gather(*tasks)
+    attackers = await asyncio.create_subprocess_exec(
+        *(sys.executable, __file__, "--attack", str(port), *sys.argv[1:]),
+        stdout=asyncio.subprocess.PIPE,
+    )
+    running = asyncio.gather(good_clients(port, given.seconds), attackers.communicate())
     while not running.done():
         await asyncio.wait({running}, timeout=1.0)
         most = max(most, megabytes(server))
+    beside, (printed, _) = running.result()
+    attacked = Seen(**json.loads(printed))
     first, last = (percentile_95(seen.firsts) for seen in (alone, beside))
     return {
         "good_requests": [len(alone.firsts), len(beside.firsts)],
         "good_errors": alone.good_errors + beside.good_errors,
         "first_token_p95_ms": [round(first * 1e3, 1), round(last * 1e3, 1)],
         "ratio": round(last / first, 2),
-        "headers_cut_after_s": _range(beside.cut_headers, given.headers),
-        "bodies_cut_after_s": _range(beside.cut_bodies, given.bodies),
-        "refused": beside.refused,
+        "headers_cut_after_s": _range(attacked.cut_headers, given.headers),
+        "bodies_cut_after_s": _range(attacked.cut_bodies, given.bodies),
+        "refused": attacked.refused,
         "grown_mib": round(most - before, 1),
     }
 
@@ -172,7 +197,12 @@ def main() -> None:
     parser.add_argument("--bodies", type=int, default=500)
     parser.add_argument("--readers", type=int, default=200)
     parser.add_argument("--json", type=Path, help="append the result")
+    parser.add_argument("--attack", type=int, help=argparse.SUPPRESS)  # the port
     given = parser.parse_args()
+    if given.attack:
+        os.nice(LOWEST_PRIORITY)
+        print(json.dumps(asdict(asyncio.run(attack(given.attack, given)))))
+        return
     server = subprocess.Popen(
         [*SERVE, "scripted:rate=200", "--port", "0", "--log-level", "error"],
         stdout=subprocess.PIPE,
