@@ -15,6 +15,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+import uvloop
 
 from tests.engine.model_folder import byte_tokenizer, write_model_folder
 from tests.models.tiny import tiny_tokens
@@ -136,6 +137,21 @@ def test_a_hung_process_is_replaced(folder: Path) -> None:
             assert len(again) == len(alone) == 60
 
     run(test())
+
+
+def test_a_request_to_a_process_that_has_just_died(folder: Path) -> None:
+    """Its socket is closed before anybody has seen why; uvloop refuses to write to it."""
+
+    async def test() -> None:
+        async with running(config(folder)) as client:
+            assert client._writer is not None
+            client._writer.transport.abort()
+            await asyncio.sleep(0)
+            tokens, _ = await collect(client, request(1, 20))
+            assert len(tokens) == 20
+            assert client.restarts == 1
+
+    uvloop.run(asyncio.wait_for(test(), 240))
 
 
 @pytest.mark.weights

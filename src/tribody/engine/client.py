@@ -185,7 +185,8 @@ class EngineClient:
 
     def _send(self, message: protocol.ToEngine) -> None:
         # While there is no process the message is dropped: the next one gets all that is active.
-        if self._writer is not None and self.ready:
+        # A process may be gone before `_keep` knows.
+        if self._writer is not None and self.ready and not self._writer.is_closing():
             self._writer.write(protocol.frame(message))
 
     async def close(self, drain_seconds: float) -> None:
