@@ -292,6 +292,18 @@ def test_body_limit(
     check_alive(http)
 
 
+def test_limit_of_arrays_and_objects(http: httpx2.Client) -> None:
+    """In what is read and what is not; brackets in text are none."""
+    most = limits.MAX_CONTAINERS
+    for odd in ("[" * 50 + "]" * 50, '{"a":[{}]}'):
+        body = f'{{"model": "scripted", "odd": [{",".join([odd] * (most // 3))}]}}'
+        check_error(http.post(CHAT, content=body), 413, None)
+    message = {"role": "user", "content": "[{" * most}
+    answer = http.post(CHAT, json={"model": "scripted", "messages": [message]})
+    assert answer.json()["error"]["code"] == "context_length_exceeded"
+    check_alive(http)
+
+
 def send_raw(url: str, data: bytes) -> bytes:
     """What comes back for raw bytes until the server closes the connection."""
     parts = urlsplit(url)

@@ -240,8 +240,11 @@ def test_prompt_that_exactly_fits_and_one_token_more(
     )
     more = ask(http, max_tokens=CONTEXT)
     assert "in the completion" in more.json()["error"]["message"]
-    hopeless = ask(http, messages=[{"role": "user", "content": "x" * 1_000_000}])
-    assert hopeless.json()["error"]["code"] == "context_length_exceeded"
+    for character in "xé\u0e01":
+        content = character * (1_000_000 // len(character.encode()))
+        hopeless = ask(http, messages=[{"role": "user", "content": content}])
+        assert hopeless.json()["error"]["code"] == "context_length_exceeded"
+        assert "more than could fit" in hopeless.json()["error"]["message"]
 
 
 def test_engine_refusals(http: httpx2.Client, running: RunningServer) -> None:

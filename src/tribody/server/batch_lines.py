@@ -11,6 +11,7 @@ from typing import TypeVar
 
 import msgspec
 
+from tribody.core.errors import BadRequest, EngineFailed, Overloaded, TribodyError
 from tribody.core.errors import EngineFailed, Overloaded, StorageFailed, TribodyError
 from tribody.core.principal import Principal
 from tribody.server import embeddings, limits, openai_chat, openai_completions, responses
@@ -26,6 +27,7 @@ from tribody.server.batch_types import (
 from tribody.server.call import Call
 from tribody.server.data_folder import new_id
 from tribody.server.errors import GenerationFailed, error_for
+from tribody.server.json_size import check_containers
 from tribody.server.replays import Identity
 from tribody.server.service import Service
 from tribody.tenancy.rates import RateLimited
@@ -98,10 +100,11 @@ def check_lines(path: Path, endpoint: str) -> tuple[int, list[BatchError]]:
 def _problem(raw: bytes, endpoint: str, seen: set[str]) -> BatchError | None:
     """What is wrong with a line; its custom_id joins those that were seen."""
     try:
+        check_containers(raw)
         raw.decode()  # msgspec does not look into fields that it skips
         line = msgspec.json.decode(raw, type=RequestLine)
         streamed = msgspec.json.decode(line.body, type=Streamed)
-    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError, BadRequest) as error:
         shown = "it is not valid UTF-8" if isinstance(error, UnicodeDecodeError) else str(error)
         return BatchError(
             code="invalid_json_line",

@@ -38,6 +38,7 @@ DEFAULTS: dict[str, float] = {
 # its like), from n (best_of), or are drawn (seed).
 
 MAX_BODY_BYTES = 48 * 2**20  # DeepSeek's documented limit of a request body
+MAX_CONTAINERS = 2**18  # arrays and objects of one body
 MAX_HEADER_BYTES = 16 * 2**10  # request line and all headers together
 HEADER_SECONDS = 10.0  # a client that has not sent its headers by then is cut off
 BODY_SECONDS = 60.0  # in every such window a body must grow by BODY_WINDOW_BYTES or end

@@ -32,6 +32,7 @@ from tribody.server import limits
 from tribody.server.auth import Keys, cache_salt
 from tribody.server.call import Call
 from tribody.server.errors import Draining, TooManyRequests, bad_json
+from tribody.server.json_size import check_containers
 from tribody.server.metering import Bill, Books, Demand, Meter, Unmetered
 from tribody.server.metrics import Metrics
 from tribody.server.models_table import ModelsTable, ServedModel, ServedName, no_such_model
@@ -236,6 +237,7 @@ def decode_any(body: bytes, kind: type[AnyFields]) -> tuple[AnyFields, list[str]
 
     Raises: BadRequest that names the parameter.
     """
+    check_containers(body)
     try:
         body.decode()  # msgspec does not look into fields that it skips
         fields = msgspec.json.decode(body, type=kind)

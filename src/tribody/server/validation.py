@@ -142,12 +142,14 @@ def completion_budget(
 def refuse_hopeless(
     text: str, longest_token_bytes: int, max_context_tokens: int, param: str
 ) -> None:
-    """Refuse a text that cannot fit, before the tokenizer spends minutes on it.
+    """Refuse a text that cannot fit, before the tokenizer spends a second a MiB on it.
 
     Every token covers at most `longest_token_bytes` of the text, so it has at least that many
-    tokens; the factor 4 leaves room for normalizers that shorten the text.
+    tokens; the factor 4 leaves room for normalizers that shorten the text (no composition of
+    Unicode is shorter than a fourth).
     """
-    least = math.ceil(len(text) / (4 * longest_token_bytes))
+    num_bytes = len(text.encode("utf-8", "surrogatepass"))
+    least = math.ceil(num_bytes / (4 * longest_token_bytes))
     if least > max_context_tokens:
         raise BadRequest(
             f"This model's maximum context length is {max_context_tokens} tokens. However, your "
