@@ -10,6 +10,7 @@ from typing import cast
 
 import msgspec
 
+from tribody.billing.entries import chain_end
 from tribody.billing.exports import Cell, Columns
 from tribody.billing.invoice import Invoice, uncharged_of
 from tribody.billing.periods import DAY_MS, EPOCH, month_bounds_ms
@@ -28,8 +29,7 @@ PAGE_ROWS = 1000  # read at a time: about a megabyte
 
 
 def head(db: Database) -> Head:
-    [(sequence, digest)] = db.rows("SELECT sequence, hash FROM head WHERE id = 1")
-    return Head(cast(int, sequence), cast(str, digest))
+    return Head(*chain_end(db))
 
 
 def invoices(

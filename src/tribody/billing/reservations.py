@@ -48,9 +48,12 @@ def reserve(db: Database, reservation: Reservation) -> None:
     place = place_of(reservation)
     totals.check_caps(db, reservation, place)
     worst = reservation.worst_micro
-    if worst:
+    known = (
         check_available(db, reservation.tenant_id, place.currency, worst, reservation.credit_micro)
-    sequence = append(db, reservation_entry(reservation))
+        if worst
+        else {}
+    )
+    sequence = append(db, reservation_entry(reservation), known)
     totals.add(db, place, held_change(reservation))
     db.run(
         "INSERT INTO requests (request_id, node_id, opened) VALUES (?, ?, ?)",
@@ -89,13 +92,17 @@ def held_change(reservation: Reservation) -> totals.Change:
 
 def check_available(
     db: Database, tenant_id: str, currency: str, needed_micro: int, credit_micro: int = 0
-) -> None:
-    """Raises: NoBalance when less than that is neither spent nor held."""
-    accounts = (granted(tenant_id), topped_up(tenant_id), held(tenant_id))
+) -> dict[str, int]:
+    """The balances that were read for it.
+
+    Raises: NoBalance when less than that is neither spent nor held.
+    """
+    accounts = (granted(tenant_id), topped_up(tenant_id), held(tenant_id), HOLDS)
     on = account_balances(db, accounts, currency)
     available = on[accounts[0]] + on[accounts[1]] - on[accounts[2]] + credit_micro
     if available < needed_micro:
         raise NoBalance(needed_micro, available, currency)
+    return on
 
 
 def open_reservations(db: Database, node_id: str | None = None) -> list[Reservation]:

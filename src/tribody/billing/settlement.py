@@ -58,15 +58,16 @@ def settle(
     if closed is not None:
         return read_charge(str(detail))
     reservation = read_reservation(str(detail))
+    on = _balances(db, reservation)
     charge = charge_for(
         reservation,
         counts,
         outcome,
         ended_ms,
         free_used=_free_used(db, reservation),
-        granted_micro=granted_money(db, reservation),
+        granted_micro=on.get(granted(reservation.tenant_id), 0),
     )
-    sequence = append(db, settlement_entry(reservation, charge, ended_ms))
+    sequence = append(db, settlement_entry(reservation, charge, ended_ms), on)
     totals.add(db, place_of(reservation), settled_change(reservation, charge))
     db.run("UPDATE requests SET closed = ? WHERE request_id = ?", (sequence, request_id))
     _count_free(db, charge)
@@ -255,12 +256,19 @@ def _tokens(counts: Counts) -> int:
 # --- the database -------------------------------------------------------------------------------
 
 
-def granted_money(db: Database, reservation: Reservation) -> int:
-    """What the tenant has of it, in the currency of its request."""
+def _balances(db: Database, reservation: Reservation) -> dict[str, int]:
+    """Of the accounts that a settlement posts to, in the currency of its quote."""
     if reservation.quote is None:
-        return 0
-    account = granted(reservation.tenant_id)
-    return account_balances(db, (account,), reservation.quote.currency)[account]
+        return {}
+    tenant_id = reservation.tenant_id
+    accounts = (
+        held(tenant_id),
+        HOLDS,
+        granted(tenant_id),
+        topped_up(tenant_id),
+        income(reservation.model),
+    )
+    return account_balances(db, accounts, reservation.quote.currency)
 
 
 def _free_used(db: Database, reservation: Reservation) -> FreeUsed:

@@ -93,12 +93,6 @@ LEDGER = Step(
 LEDGER_STATE = Step(
     "ledger state",
     (
-        """CREATE TABLE head (
-            id INTEGER PRIMARY KEY CHECK (id = 1),
-            sequence INTEGER NOT NULL,
-            hash TEXT NOT NULL
-        ) STRICT""",
-        f"INSERT INTO head (id, sequence, hash) VALUES (1, 0, '{'0' * 64}')",
         """CREATE TABLE balances (
             account TEXT NOT NULL,
             currency TEXT NOT NULL,

@@ -72,7 +72,7 @@ def bad_headers(token: str) -> dict[str, list[tuple[bytes, bytes]]]:
 
 def entries_and_changes(server: AdminServer) -> tuple[object, object]:
     return server.writer.submit(
-        lambda db: (db.rows("SELECT * FROM head"), db.rows("SELECT * FROM revision"))
+        lambda db: (db.rows("SELECT max(sequence) FROM entries"), db.rows("SELECT * FROM revision"))
     ).result()
 
 
