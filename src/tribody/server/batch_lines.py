@@ -11,8 +11,7 @@ from typing import TypeVar
 
 import msgspec
 
-from tribody.core.errors import BadRequest, EngineFailed, Overloaded, TribodyError
-from tribody.core.errors import EngineFailed, Overloaded, StorageFailed, TribodyError
+from tribody.core.errors import BadRequest, EngineFailed, Overloaded, StorageFailed, TribodyError
 from tribody.core.principal import Principal
 from tribody.server import embeddings, limits, openai_chat, openai_completions, responses
 from tribody.server.auth import check_routes
