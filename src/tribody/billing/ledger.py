@@ -23,6 +23,7 @@ from tribody.billing.records import (
     Reservation,
     UnknownRequest,
 )
+from tribody.billing.replay import ReplayRow, replay
 from tribody.billing.reservations import open_reservations, reserve, state_of
 from tribody.billing.results import Decided, accept, expire_results
 from tribody.billing.settlement import record, recover, settle
@@ -42,6 +43,7 @@ __all__ = [
     "Decided",
     "IdempotencyConflict",
     "NoBalance",
+    "ReplayRow",
     "Report",
     "Reservation",
     "Statement",
@@ -56,6 +58,7 @@ __all__ = [
     "record",
     "recover",
     "refund",
+    "replay",
     "reserve",
     "serving_times",
     "settle",

@@ -128,6 +128,14 @@ def priced(quote: Quote, counts: Counts, free_used: FreeUsed = NOTHING_USED) -> 
     return Priced(currency=quote.currency, lines=lines, denominator=denominator, total_micro=total)
 
 
+def more_used(used: FreeUsed, price: Priced) -> FreeUsed:
+    """Of an allowance, after a request."""
+    counts = msgspec.structs.asdict(used)
+    for line in price.lines:
+        counts[line.kind] += line.free_tokens
+    return FreeUsed(**counts)
+
+
 def worst_case(quote: Quote, prompt_tokens: int, max_completion_tokens: int) -> int:
     """Micro-units that no outcome of the request exceeds, an accepted result included."""
     prompt = prompt_tokens * max(quote.hit, quote.miss)

@@ -8,13 +8,11 @@ from datetime import date
 from fractions import Fraction
 from typing import cast
 
-import msgspec
-
 from tribody.billing.entries import chain_end
 from tribody.billing.exports import Cell, Columns
 from tribody.billing.invoice import Invoice, uncharged_of
 from tribody.billing.periods import DAY_MS, EPOCH, month_bounds_ms
-from tribody.billing.pricing import NOTHING_USED, FreeUsed, Priced, priced
+from tribody.billing.pricing import NOTHING_USED, FreeUsed, more_used, priced
 from tribody.billing.reports import UsageRow, grouped
 from tribody.billing.statements import purses_at, statement
 from tribody.billing.tariffs import Tariff
@@ -139,14 +137,6 @@ class UpstreamUsage:
     def _period(self, at_ms: int) -> str:
         day = date.fromordinal(EPOCH + (at_ms + self._offset_ms) // DAY_MS).isoformat()
         return day[:7] if self._by_month else day
-
-
-def more_used(used: FreeUsed, price: Priced) -> FreeUsed:
-    """Of an allowance, after a request."""
-    counts = msgspec.structs.asdict(used)
-    for line in price.lines:
-        counts[line.kind] += line.free_tokens
-    return FreeUsed(**counts)
 
 
 POSTING_COLUMNS: Columns = [
