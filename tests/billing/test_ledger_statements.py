@@ -60,6 +60,8 @@ def test_every_movement_with_what_is_left_after_it(db):
     ledger.adjust(db, "acme", -30, "CNY", "fix", "", TO_MS - 1, "root")
     run(db, "december", ended_ms=TO_MS)
     statement = november(db)
+    assert (statement.tenant_id, statement.currency) == ("acme", "CNY")
+    assert (statement.from_ms, statement.to_ms) == (FROM_MS, TO_MS)
     assert statement.opening == Purses(0, 100_000)
     assert shown(statement) == [
         ("01", "grant", 5000, 0, (5000, 100_000)),
@@ -78,6 +80,12 @@ def test_every_movement_with_what_is_left_after_it(db):
     assert december.opening == statement.closing
     assert december.closing == Purses(0, 90_070 - 3800)
     assert statements.purses_at(db, "acme", "CNY", TO_MS + DAY_MS) == december.closing
+
+
+def test_a_statement_opens_with_both_purses(db):
+    pay(db, 700, FROM_MS - 2, "gift", granted=True)
+    pay(db, 50, FROM_MS - 1, "money")
+    assert november(db).opening == november(db).closing == Purses(700, 50)
 
 
 def test_what_was_used_by_rule(db):
@@ -112,8 +120,9 @@ def test_failed_and_open_requests_are_counted(db):
     run(db, "restarted", outcome="restart", ended_ms=TO_MS)
     ledger.reserve(db, reservation("open"))
     ledger.reserve(db, reservation("later", at_ms=TO_MS))
+    run(db, "failed again", outcome="error")
     statement = november(db)
-    assert (statement.uncharged, statement.open_requests) == (1, 1)
+    assert (statement.uncharged, statement.open_requests) == (2, 1)
     assert len(statement.lines) == 1
     assert statement.rules == []
 
@@ -136,7 +145,17 @@ def test_accepted_answers_are_on_it(db):
         ("25", 0, 0, -2000, (0, 995_984)),
     ]
     december = ledger.statement(db, "acme", "CNY", TO_MS, TO_MS + DAY_MS)
-    assert [(rule.requests, rule.results) for rule in december.rules] == [(0, 1)]
+    [rule] = december.rules
+    assert (rule.requests, rule.results, rule.is_batch) == (0, 1, False)
+
+
+def test_accepted_answers_of_batches_are_those_of_their_rule(db):
+    pay(db, 1_000_000, FROM_MS, "money")
+    by_result = quote(rule_id="judged", result_micro=2000, accept_seconds=10**6)
+    run(db, "batch", quote=by_result, is_batch=True, worst_micro=9000)
+    ledger.accept(db, "batch", True, NOON_MS + 1)
+    [rule] = november(db).rules
+    assert (rule.is_batch, rule.requests, rule.results) == (True, 1, 1)
 
 
 def test_currencies_and_tenants_have_statements_of_their_own(db):
