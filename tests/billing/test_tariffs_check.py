@@ -108,6 +108,20 @@ def test_a_contradiction_of_one_minute() -> None:
     ]
 
 
+@pytest.mark.parametrize("other", ["promotion = true; ", 'batch_factor = "1/2"; '])
+def test_each_contradiction_is_told_once(other) -> None:
+    """Also where another rule cuts its time into three."""
+    found = tariff(
+        rule("a", span("2026-01-01", "2026-04-01")),
+        rule("b", span("2026-01-01", "2026-04-01")),
+        rule("c", other + span("2026-02-01", "2026-03-01"), models='["*"]'),
+        bands="",
+    )
+    assert texts(found, "error") == [
+        "rules a, b contradict each other for model m in CNY at Thu 2026-01-01 00:00"
+    ]
+
+
 def test_rules_of_another_precedence_do_not_contradict() -> None:
     promotion = f"promotion = true; {span('2026-01-01', '2026-02-01')}"
     found = tariff(
@@ -156,6 +170,16 @@ def test_tenants_are_looked_at_one_by_one() -> None:
     ]
     with_default = tariff(rule("a", 'tenants = ["acme"]; band = "day"'), rule("all"))
     assert texts(with_default, "error") == []
+
+
+def test_a_tenant_behind_one_of_other_models() -> None:
+    found = tariff(
+        rule("a", 'tenants = ["aa"]', models='["n"]'),
+        rule("z", 'tenants = ["zz"]; band = "day"'),
+    )
+    assert texts(found, "error") == [
+        "no rule for model m in CNY at Sat 2000-01-01 00:00, tenant zz"
+    ]
 
 
 def test_a_tenant_of_two_lists() -> None:
@@ -287,6 +311,19 @@ def test_the_calendars_days_are_walked() -> None:
     assert texts(october, "error") == ["no rule for model m in CNY at Wed 2026-10-07 00:00"]
     after = tariff(rule("a", plain + span("2026-10-08", "2026-12-01")), head=head, bands=bands)
     assert texts(after, "error") == []
+
+
+def test_only_days_of_a_span_are_looked_at() -> None:
+    """Before the calendar, within it and after it: a week's first days need no weekend's price."""
+    week = '[band.week]\ndays = ["mon-fri"]'
+    for monday, tuesday in (("2024-06-03", "04"), ("2026-11-23", "24"), ("2028-06-05", "06")):
+        until = f"{monday[:8]}{tuesday}"
+        found = tariff(
+            rule("a", f'band = "week"; {span(monday, until)}'),
+            head='calendar = "china"',
+            bands=week,
+        )
+        assert texts(found, "error") == []
 
 
 def test_a_clock_that_is_changed() -> None:
