@@ -26,11 +26,8 @@ from tribody.cli.flags import (
     Tuning,
     Url,
 )
-from tribody.cli.keys import keys
-from tribody.cli.ledger import ledger
+from tribody.cli.later import later
 from tribody.cli.serve_options import serve
-from tribody.cli.tariff import tariff
-from tribody.cli.tenants import tenants, users
 from tribody.cli.usage import invoice, margin, reconcile, usage
 from tribody.core.errors import BadConfig, TribodyError
 
@@ -50,11 +47,14 @@ bench = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(bench, name="bench", help="Measure a model on this machine.")
 app.command()(serve)
 app.command()(conformance)
-app.add_typer(tenants, name="tenants", help="Whoever pays: add, change, pause.")
-app.add_typer(users, name="users", help="People at a tenant.")
-app.add_typer(keys, name="keys", help="API keys: create, scope, revoke.")
-app.add_typer(tariff, name="tariff", help="Price lists: check, use, ask.")
-app.add_typer(ledger, name="ledger", help="Money: pay in, pay back, state, verify.")
+for name, module, text in (
+    ("tenants", "tenants", "Whoever pays: add, change, pause."),
+    ("users", "tenants", "People at a tenant."),
+    ("keys", "keys", "API keys: create, scope, revoke."),
+    ("tariff", "tariff", "Price lists: check, use, ask."),
+    ("ledger", "ledger", "Money: pay in, pay back, state, verify."),
+):
+    app.add_typer(later(f"tribody.cli.{module}", name), name=name, help=text)
 for report in (usage, invoice, reconcile, margin):
     app.command()(report)
 
