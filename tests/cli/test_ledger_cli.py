@@ -141,6 +141,33 @@ def test_a_changed_charge_is_found(acme: Desk, priced: Quote) -> None:
     assert "wrong: " in wrong.out
 
 
+def test_last_month_by_another_list(acme: Desk, tmp_path: Path) -> None:
+    acme.ask("three", MANY, outcome="error")
+    acme.ask("one", MANY)
+    acme.record("two", counts=MANY)
+    path = tmp_path / "new.toml"
+    path.write_text(
+        'currency = "CNY"\n[[rule]]\nid = "a"\nmodels = ["r1"]\nhit = 1\nmiss = 3\noutput = 9\n'
+    )
+    words = ("ledger", "replay", "--tariff", str(path), *NOVEMBER)
+    rows = acme(*words, "--json").json
+    assert [
+        (r["tenant"], r["requests"], r["charged_micro"], r["replayed_micro"]) for r in rows
+    ] == [
+        ("acme", 1, 12_000_000, 9_000_000),
+        ("local", 1, 0, 9_000_000),
+    ]
+    assert "-3.00" in acme(*words, "--tenant", "acme").out
+    acme.record("four", model="v9")
+    unpriced = acme(*words, fails=True)
+    assert unpriced.code == 1
+    assert "1 requests of local are without a price" in unpriced.out
+    # The example that ships is an example's name away.
+    assert acme("ledger", "replay", "--tariff", "free", *NOVEMBER).code == 0
+    refused = acme("ledger", "replay", "--tariff", "/nowhere.toml", fails=True)
+    assert refused.code == 2
+
+
 def test_usage_is_exported(acme: Desk, tmp_path: Path) -> None:
     acme.ask("one")
     acme.ask("two", at_ms=NOON_MS + 86_400_000)

@@ -159,6 +159,27 @@ def statement(
 
 
 @ledger.command()
+def replay(
+    tariff: Annotated[str, typer.Option(help="A price list's file, or an example's name.")],
+    tenant: OfTenant = None,
+    from_day: FromDay = None,
+    to_day: ToDay = None,
+    month: InMonth = None,
+    as_json: AsJson = False,
+    data_dir: AccountsDir = None,
+    database: Database = None,
+) -> None:
+    """What the same requests would have cost by another price list.
+
+    Exit codes: 0 all were priced, 1 the list has no price for some.
+    """
+    from tribody.cli import ledger_work as command
+
+    days = Days(from_day, to_day, month)
+    raise typer.Exit(command.reprice(tariff, tenant, days, Where(data_dir, database, as_json)))
+
+
+@ledger.command()
 def export(
     what: Annotated[str, typer.Argument(help="usage, or entries (with their postings).")],
     csv: Csv = None,

@@ -19,6 +19,7 @@ from tribody.billing.invoice import lines_of
 from tribody.billing.money import parse_micro, show_column, show_micro
 from tribody.billing.pricing import rounded
 from tribody.billing.records import Balance, Purse
+from tribody.billing.replay import replay
 from tribody.billing.statements import Purses, Statement, StatementLine
 from tribody.billing.transfers import TransferKind
 from tribody.billing.usage import Chosen, usage_records
@@ -27,6 +28,7 @@ from tribody.cli.account_flags import Days, Where
 from tribody.cli.account_texts import parse_days, show_period
 from tribody.cli.accounts import now_ms, open_accounts, open_books
 from tribody.cli.tables import print_json, print_pairs, print_table
+from tribody.cli.tariff_work import read_tariff
 from tribody.core.errors import BadConfig
 from tribody.storage.database import Database
 from tribody.tenancy import store
@@ -285,6 +287,44 @@ def _print_rules(of: Statement) -> None:
         ]
         rows.append((f"  {rule.requests:,} requests, each rounded once", "", "", shown[-1]))
         print_table(("", ">tokens", ">free", f">{of.currency}"), rows)
+
+
+# --- replay ---------------------------------------------------------------------------------------
+
+
+def reprice(named: str, tenant: str | None, days: Days, where: Where) -> int:
+    """The exit code."""
+    tariff = read_tariff(named)
+    from_ms, to_ms = parse_days(days, now_ms())
+    with open_books(where) as db:
+        rows = replay(db, tariff, Chosen(tenant_id=tenant, from_ms=from_ms, to_ms=to_ms))
+    code = 1 if any(row.unpriced for row in rows) else 0
+    if where.as_json:
+        print_json(rows)
+        return code
+    was = show_column([row.charged_micro for row in rows])
+    would = show_column([row.replayed_micro for row in rows])
+    more = show_column([row.replayed_micro - row.charged_micro for row in rows])
+    print_table(
+        ("tenant", "model", ">requests", ">was", ">would be", ">difference", ""),
+        [
+            (
+                row.tenant,
+                row.model,
+                f"{row.requests:,}",
+                was[index],
+                would[index],
+                more[index],
+                row.currency,
+            )
+            for index, row in enumerate(rows)
+        ],
+    )
+    for row in rows:
+        if row.unpriced:
+            print(f"{row.unpriced:,} requests of {row.tenant} are without a price: {row.reason}")
+    print(f"{show_period(from_ms, to_ms)} (UTC+8), by {tariff.prices.title or named}")
+    return code
 
 
 # --- export ---------------------------------------------------------------------------------------

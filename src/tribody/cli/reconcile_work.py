@@ -17,12 +17,11 @@ from tribody.billing.periods import DAY_MS, EPOCH
 from tribody.billing.queries import MINUTE_MS, UpstreamUsage
 from tribody.billing.reconcile import Expected, Finding, compare, numbers_of
 from tribody.billing.reconcile_bill import Bill, Reading, read_bill
-from tribody.billing.tariffs import Tariff
 from tribody.billing.usage import Chosen, usage_records
 from tribody.cli.account_flags import Where
 from tribody.cli.accounts import open_books
 from tribody.cli.tables import print_json, print_table
-from tribody.cli.tariff_work import read_file
+from tribody.cli.tariff_work import read_tariff
 from tribody.core.errors import BadConfig
 
 MAX_BILL_BYTES = 1 << 30
@@ -64,9 +63,8 @@ def run(asked: ReconcileOptions, where: Where) -> int:
     """The exit code."""
     reading = asked.reading()
     tolerance = _share(asked.tolerance)
-    prices = None
-    if asked.prices not in (None, CHARGED):
-        prices = Tariff.parse(read_file(Path(asked.prices or "")))
+    by_list = asked.prices is not None and asked.prices != CHARGED
+    prices = read_tariff(asked.prices or "") if by_list else None
     bill = read_bill(_files(asked.bills), reading)
     if not bill.rows:
         raise BadConfig("the bill has no rows to compare" + (", see --only" if asked.only else ""))

@@ -83,7 +83,7 @@ def price(
     currency: Annotated[str | None, typer.Option(help="Of the tenant's money.")] = None,
     batch: Annotated[bool, typer.Option("--batch", help="As part of a batch.")] = False,
     file: Annotated[
-        Path | None, typer.Option(help="By this list (default: the one in use).")
+        str | None, typer.Option(help="By this list, or example (default: the one in use).")
     ] = None,
     as_json: AsJson = False,
     data_dir: AccountsDir = None,

@@ -61,6 +61,13 @@ def read_file(path: Path) -> str:
         raise BadConfig(f"{path}: cannot be read: {error}") from error
 
 
+def read_tariff(named: str) -> Tariff:
+    """A file, or the name of an example that ships.  Raises: BadConfig."""
+    if named in SHIPPED and not Path(named).exists():
+        return Tariff.parse(shipped(named))
+    return Tariff.parse(read_file(Path(named)))
+
+
 def check(path: Path, *, as_json: bool) -> int:
     """The exit code."""
     tariff = Tariff.parse(read_file(path))
@@ -155,9 +162,9 @@ def example(name: str) -> None:
     print(shipped(name), end="")
 
 
-def price(asked: Asked, path: Path | None, where: Where) -> None:
-    if path is not None:
-        tariff: Tariff | None = Tariff.parse(read_file(path))
+def price(asked: Asked, named: str | None, where: Where) -> None:
+    if named is not None:
+        tariff: Tariff | None = read_tariff(named)
     else:
         with open_accounts(where) as accounts:
             tariff = current_tariff(accounts.db)
