@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import time
+import unicodedata
 
 import pytest
 
 from tests.text.vocabularies import as_tokenizer_json, byte_level, sentencepiece, tokenizer
 from tribody.core.errors import BadModel, BadRequest
 from tribody.core.tokenizer_source import TokenizerSource
-from tribody.text.tokenizer import Tokenizer
+from tribody.text.tokenizer import MOST_SHORTENED, Tokenizer
 
 TEXTS = ["", " ", "the thing", "你好 👩‍👩‍👧‍👦 e\u0301", "\n\n\t x", "a\x00b", "<|im_end|> <think>"]
 
@@ -105,6 +106,31 @@ def test_check_vocabulary(subject: Tokenizer) -> None:
     subject.check_vocabulary(subject.vocab_size + 100)
     with pytest.raises(BadModel, match="the model's embedding only"):
         subject.check_vocabulary(subject.vocab_size - 1)
+
+
+def test_no_token_stands_for_more_of_a_text(subject: Tokenizer) -> None:
+    """Also where what it stands for is shorter than the text was."""
+    description = json.loads(as_tokenizer_json(byte_level()))
+    plain = subject.longest_token_bytes()
+    assert plain == max(len(subject.token_bytes(i)) for i in range(subject.vocab_size))
+    nothing = {"type": "Sequence", "normalizers": []}
+    for normalizer, factor in ((None, 1), (nothing, 1), ({"type": "NFKC"}, MOST_SHORTENED)):
+        description["normalizer"] = normalizer
+        source = TokenizerSource(tokenizer_json=json.dumps(description).encode())
+        known = Tokenizer.from_source(source)
+        assert known.longest_token_bytes() == plain * factor
+        for text in (*TEXTS, "𝐭𝐡𝐞 𝐭𝐡𝐢𝐧𝐠", "\u1100\u1161\u11a8" * 9, "\u03b1\u0313\u0300\u0345"):
+            ids = known.encode(text, add_special_tokens=False)
+            assert len(ids) * known.longest_token_bytes() >= len(text.encode())
+
+
+def test_no_form_of_unicode_is_shorter_than_is_thought() -> None:
+    hangul = range(0xAC00, 0xD7A4)  # has no entry in the table of decompositions
+    changed = [c for c in map(chr, range(0x110000)) if unicodedata.decomposition(c)]
+    for character in [*changed, *map(chr, hangul)]:
+        for text in (character, unicodedata.normalize("NFD", character)):
+            shortest = len(unicodedata.normalize("NFKC", text).encode())
+            assert len(text.encode()) <= MOST_SHORTENED * shortest
 
 
 def test_ids_without_a_token_are_empty(subject: Tokenizer) -> None:

@@ -145,11 +145,10 @@ def refuse_hopeless(
     """Refuse a text that cannot fit, before the tokenizer spends a second a MiB on it.
 
     Every token covers at most `longest_token_bytes` of the text, so it has at least that many
-    tokens; the factor 4 leaves room for normalizers that shorten the text (no composition of
-    Unicode is shorter than a fourth).
+    tokens.
     """
     num_bytes = len(text.encode("utf-8", "surrogatepass"))
-    least = math.ceil(num_bytes / (4 * longest_token_bytes))
+    least = math.ceil(num_bytes / longest_token_bytes)
     if least > max_context_tokens:
         raise BadRequest(
             f"This model's maximum context length is {max_context_tokens} tokens. However, your "

@@ -27,6 +27,10 @@ from tribody.text import gguf_vocabulary
 from tribody.text.binding import is_binding_error
 from tribody.text.special_tokens import config_end_ids, special_token_strings
 
+MOST_SHORTENED = 4
+# What a normalizer can make of as many bytes is at least one: no composition and no compatible form
+# of Unicode is shorter than a fourth.
+
 _ALPHABET = gguf_vocabulary.byte_level_alphabet()
 
 
@@ -141,13 +145,14 @@ class Tokenizer:
         return known
 
     def longest_token_bytes(self) -> int:
-        """Length of the longest token's bytes (at least 1)."""
+        """The most bytes of a text that one token can stand for (at least 1)."""
         # No spelling is longer than the token's UTF-8, so few need be spelled.
         vocab = self._inner.get_vocab(with_added_tokens=True)
         likely = vocab[max(vocab, key=len)] if vocab else 0
         longest = max(1, len(self.token_bytes(likely)))
         longer = (i for token, i in vocab.items() if len(token.encode()) > longest)
-        return max(longest, *(len(self.token_bytes(i)) for i in longer), 0)
+        longest = max(longest, *(len(self.token_bytes(i)) for i in longer), 0)
+        return longest * MOST_SHORTENED if _normalizes(self._inner) else longest
 
     def token_text(self, token_id: int) -> str:
         """A token's bytes as text, for display; incomplete characters show as U+FFFD."""
@@ -230,6 +235,12 @@ def _parse_tokenizer_json(content: bytes) -> tokenizers.Tokenizer:
         if not is_binding_error(error):
             raise
         raise BadModel(f"tokenizer.json cannot be used: {str(error)[:200]}") from None
+
+
+def _normalizes(inner: tokenizers.Tokenizer) -> bool:
+    """Whether texts are changed before they are cut into tokens."""
+    description = json.loads(inner.normalizer.__getstate__()) if inner.normalizer else None
+    return description not in (None, {"type": "Sequence", "normalizers": []})
 
 
 def _decoder_kind(inner: tokenizers.Tokenizer) -> tuple[bool, bool]:
