@@ -195,7 +195,7 @@ def test_an_idempotency_key_stands_for_one_request(db):
     reserve(db, "other tenant", tenant_id="zeta", idempotency_key="k", body_digest="other")
 
 
-@pytest.mark.parametrize("outcome", ["error", "restart", "drain", "refused"])
+@pytest.mark.parametrize("outcome", ["error", "restart", "drain", "refused", "timeout"])
 def test_after_our_failure_the_key_may_be_used_again(db, outcome):
     key = {"idempotency_key": "k", "body_digest": "b"}
     reserve(db, "one", **key)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import time
 from collections.abc import Iterator
 
@@ -10,7 +11,7 @@ import httpx2
 import pytest
 
 from tests.server.bookkeeping import PRICES, YUAN, Books, charge, client
-from tests.server.scripted import RunningServer, ScriptedEngine
+from tests.server.scripted import Held, RunningServer, ScriptedEngine
 from tribody.billing import ledger
 from tribody.core.principal import Limits
 from tribody.server.batch_runner import _Answers
@@ -317,6 +318,39 @@ def test_a_line_whose_answer_is_lost_is_answered_again_and_charged_once(books, m
     assert sum(int(str(row["charged_micro"])) for row in rows) == sum(
         int(str(row["charged_micro"])) for row in finished
     )
+
+
+@pytest.mark.parametrize(
+    ("url", "fields"),
+    [("/v1/completions", {"prompt": "hi", "max_tokens": 9}), ("/v1/embeddings", {"input": "hi"})],
+)
+def test_a_line_that_the_drain_cut_is_answered_and_paid_for_later(books, url, fields):
+    """It was charged for what it had come to, and after the next start answered for nothing."""
+    key = books.add_key()
+    body = {"model": "scripted", **fields}
+    line = json.dumps({"custom_id": "r", "method": "POST", "url": url, "body": body}).encode()
+    running, engine = books.serve(data_dir=books.folder)
+    engine.hold = Held(after=0 if "input" in fields else 3)
+    with client(running, key) as http:
+        form = {"purpose": "batch"}
+        file = http.post("/v1/files", files={"file": ("in.jsonl", line)}, data=form).json()
+        asked = {"input_file_id": file["id"], "endpoint": url, "completion_window": "24h"}
+        made = http.post("/v1/batches", json=asked).json()
+        assert engine.hold.reached.wait(10)
+    running.server.handle_exit(signal.SIGTERM, None)
+    running.thread.join(10)
+    assert not running.thread.is_alive()
+    running, _ = books.serve(data_dir=books.folder)
+    with client(running, key) as http:
+        ends = time.monotonic() + 10
+        while http.get(f"/v1/batches/{made['id']}").json()["status"] != "completed":
+            assert time.monotonic() < ends
+            time.sleep(0.02)
+    running.stop()
+    cut, whole = books.usage()
+    assert (cut["outcome"], cut["charged_micro"]) == ("drain", 0)
+    assert whole["outcome"] == "finished"
+    assert int(str(whole["charged_micro"])) > 0
 
 
 def test_a_key_can_be_for_every_route_that_asks_for_one():

@@ -27,6 +27,8 @@ EntryKind = Literal[
 Purse = Literal["granted", "topped_up"]
 CHARGED: frozenset[Outcome] = frozenset({"finished", "disconnect", "timeout"})
 # The other outcomes are our failures, and free.
+KEPT_KEY: frozenset[Outcome] = CHARGED - {"timeout"}
+# After these an idempotency key stands for its request.  One that waited too long was not begun.
 
 
 class Reservation(msgspec.Struct, frozen=True, kw_only=True):

@@ -23,7 +23,7 @@ from tribody.billing.entries import (
 )
 from tribody.billing.money import MAX_MICRO
 from tribody.billing.records import (
-    CHARGED,
+    KEPT_KEY,
     AlreadyReserved,
     AmountRefused,
     IdempotencyConflict,
@@ -38,7 +38,8 @@ MAX_TOKENS = 10**12  # of one request: more is a mistake, and sums of them fit t
 def reserve(db: Database, reservation: Reservation) -> None:
     """Hold `worst_micro` and `worst_tokens`.
 
-    A key whose request ended by our failure may be used again; it then stands for the new request.
+    A key whose request ended by our failure, or never began, may be used again; it then stands for
+    the new request.
 
     Raises: AlreadyReserved, IdempotencyConflict, CapReached, NoBalance; AmountRefused when an
         amount is negative or beyond all sense.
@@ -173,7 +174,7 @@ def _refuse_twice(db: Database, reservation: Reservation) -> None:
         if first is not None:
             [(first_id,)] = db.rows("SELECT request_id FROM entries WHERE sequence = ?", (first,))
             state = state_of(db, str(first_id))
-            if state == "open" or state in CHARGED:
+            if state == "open" or state in KEPT_KEY:
                 raise AlreadyReserved(str(first_id), str(state))
     state = state_of(db, reservation.request_id)
     if state is not None:

@@ -177,12 +177,11 @@ class _Running:
         model, metrics = self._work.model, self._service.metrics
         metrics.prompt_tokens(model.model_id, self._demand().prompt_tokens)
         tasks = [asyncio.create_task(self._vector(request)) for request in self._work.requests]
-        outcome: Outcome = "disconnect"
+        outcome: Outcome = "finished"
         try:
             vectors = await self._all(tasks)
-            outcome = "finished"
-        except Exception as failure:
-            outcome = outcome_of(failure, draining=self._service.draining)
+        except BaseException as failure:
+            outcome = outcome_of(failure, self._call, draining=self._service.draining)
             raise
         finally:
             await self._service.to_the_end(self._end(tasks, bill, outcome))

@@ -107,7 +107,8 @@ class Generation:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        outcome = outcome_of(self._failure or error, draining=self._service.draining)
+        failure = self._failure or error
+        outcome = outcome_of(failure, self.call, draining=self._service.draining)
         await self._service.to_the_end(self._end(outcome))
 
     async def _end(self, outcome: Outcome) -> None:
@@ -263,14 +264,17 @@ def check_wait(service: Service, call: Call) -> None:
         )
 
 
-def outcome_of(failure: BaseException | None, *, draining: bool) -> Outcome:
-    """How a call ended that was cut short."""
+def outcome_of(failure: BaseException | None, call: Call, *, draining: bool) -> Outcome:
+    """How a call ended that was cut short.  A batch's line that the drain cuts is answered, and
+    paid for, after the next start."""
     match failure:
         case NeverStarted():
             return "timeout"
         case Overloaded() | BadRequest():
             return "refused"
         case EngineFailed() if draining:
+            return "drain"
+        case asyncio.CancelledError() if draining and call.is_batch:
             return "drain"
         case Exception():
             return "error"

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from tribody.billing.pricing import Quote, worst_case
 from tribody.billing.records import (
-    CHARGED,
+    KEPT_KEY,
     AlreadyReserved,
     CapReached,
     IdempotencyConflict,
@@ -132,7 +132,7 @@ class LedgerMeter:
 
 def _is_charged_line(call: Call, error: TribodyError) -> bool:
     """Whether a line of a batch was charged before the crash that lost its answer."""
-    return call.is_batch and isinstance(error, AlreadyReserved) and error.state in CHARGED
+    return call.is_batch and isinstance(error, AlreadyReserved) and error.state in KEPT_KEY
 
 
 @dataclass(frozen=True)
