@@ -239,9 +239,9 @@ def test_an_answer_is_paid_for_by_result(books):
 
 
 def test_what_a_dead_server_left_open_is_given_back(books):
-    accounts = books.accounts()
+    accounts, at_ms = books.accounts(), books.now_ms()
     quote = accounts.tariff.find(
-        model="scripted", tenant_id="acme", at_ms=books.now_ms(), prompt_tokens=9, is_batch=False
+        model="scripted", tenant_id="acme", at_ms=at_ms, prompt_tokens=9, is_batch=False
     )
     open_one = ledger.Reservation(
         request_id="r1",
@@ -250,7 +250,7 @@ def test_what_a_dead_server_left_open_is_given_back(books):
         key_id="k",
         model="scripted",
         route="chat",
-        at_ms=books.now_ms(),
+        at_ms=at_ms,
         quote=quote,
         worst_micro=YUAN,
         worst_tokens=9,
