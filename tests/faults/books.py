@@ -111,4 +111,6 @@ def check_sums(database: Database) -> None:
 
 def head(database: Database) -> Row:
     """How far the chain goes, and its last hash."""
-    return database.rows("SELECT sequence, hash FROM head")[0]
+    return database.rows(
+        "SELECT sequence, hash FROM entries UNION ALL SELECT 0, '' ORDER BY 1 DESC LIMIT 1"
+    )[0]

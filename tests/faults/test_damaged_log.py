@@ -35,7 +35,7 @@ def victim(request, tmp_path) -> Victim:
     shutil.copytree(folder, whole)
     check_after(whole / "accounts.db", answers)
     database = open_database(whole / "accounts.db")
-    heads: set[Row] = {(0, "0" * 64), *database.rows("SELECT sequence, hash FROM entries")}
+    heads: set[Row] = {(0, ""), *database.rows("SELECT sequence, hash FROM entries")}
     database.close()
     return Victim(folder, heads)
 

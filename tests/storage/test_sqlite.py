@@ -173,3 +173,36 @@ def test_the_log_is_copied_into_the_file_by_checkpoint_alone(database, path, mon
     assert log.stat().st_size == long  # it begins again
     assert numbers(database) == list(range(10_001))
     database.close()
+
+
+def test_who_has_not_examined_the_log_leaves_it_behind(path):
+    log = Path(f"{path}-wal")
+    with_log = SqliteDatabase(path)
+    with_log.run("CREATE TABLE numbers (n INTEGER PRIMARY KEY) STRICT")
+    with_log.close()
+    assert log.stat().st_size
+    examined = SqliteDatabase(path, examine=True)
+    add(examined, 1)
+    examined.close()
+    assert not log.exists()
+    reader = open_reader(path)
+    assert numbers(reader) == [1]
+    reader.close()
+
+
+def test_a_file_that_makes_no_sense_with_its_log_is_refused(path, monkeypatch):
+    """tests/faults makes such files of logs that were damaged; this one is damaged itself."""
+    monkeypatch.setattr(sqlite, "CHECKPOINT_PAGES", 1)
+    database = SqliteDatabase(path)
+    database.run("CREATE TABLE numbers (n INTEGER PRIMARY KEY, t TEXT UNIQUE NOT NULL) STRICT")
+    for n in range(300):
+        database.run("INSERT INTO numbers VALUES (?, ?)", (n, str(n) * 50))
+    database.checkpoint()
+    database.run("CREATE TABLE more (n INTEGER PRIMARY KEY) STRICT")  # the log begins again
+    database.close()
+    with path.open("r+b") as file:
+        file.seek(-4096, 2)
+        file.write(bytes(4096))
+    SqliteDatabase(path).close()  # a command, say, which does not look
+    with pytest.raises(BadConfig, match=r"do not belong together .*restore a copy of both"):
+        SqliteDatabase(path, examine=True)
