@@ -15,9 +15,11 @@ from typing import Any
 
 import pytest
 
+from tests.server.admin.admin_server import AdminServer, admin_server
 from tests.server.bookkeeping import PRICES, Books, client
 from tests.server.raw_http import CUT, RawAnswer, RawConnection
 from tests.server.scripted import RunningServer, ScriptedEngine
+from tribody.server.admin.routes import ROUTES as ADMIN_ROUTES
 from tribody.server.auth import ANTHROPIC, OPEN_PATHS
 from tribody.server.routes import OPENAPI_PATH, ROUTES
 from tribody.tenancy import keys, store
@@ -361,6 +363,51 @@ def test_strangers_learn_nothing_of_a_key(unchanged: Guarded, raw: RawConnection
         answer = raw.ask("GET", "/v1/models", [bearer(key)])
         bodies.add(answer.body.replace(key[-4:].encode(), b"...."))
     assert len(bodies) == 1
+
+
+# --- the admin API ----------------------------------------------------------------------------
+
+
+def admin_paths() -> list[tuple[str, str]]:
+    """Methods and paths, with ids that may be there."""
+    ids = {"tenant_id": "acme", "user_id": "ann", "key_id": "key-0"}
+    return [
+        (route.method, re.sub(r"\{(\w+)\}", lambda found: ids.get(found[1], "x"), path))
+        for route in ADMIN_ROUTES
+        for path in route.paths
+    ]
+
+
+@pytest.fixture(scope="module")
+def admin(guarded: Guarded) -> Iterator[AdminServer]:
+    """The admin API of the same accounts."""
+    with admin_server(guarded.books.folder) as running:
+        yield running
+
+
+def test_the_public_listener_has_no_admin_routes(
+    unchanged: Guarded, admin: AdminServer, raw: RawConnection
+) -> None:
+    """Not for a tenant's key, and the operator's token is none there."""
+    with admin.client() as http:
+        assert http.get("/admin/tenants").status_code == 200
+    for method, path in [*admin_paths(), ("GET", "/admin"), ("GET", "/admin/")]:
+        assert raw.ask(method, path, [bearer(unchanged.good)], b"{}").status == 404, path
+        assert raw.ask(method, path, [bearer(admin.token)], b"{}").status == 401, path
+        assert raw.ask(method, path, [], b"{}").status == 401, path
+
+
+@pytest.mark.parametrize("trick", TRICKS)
+def test_the_admin_listener_takes_no_tenants_key(
+    unchanged: Guarded, admin: AdminServer, trick: str
+) -> None:
+    raw = RawConnection(admin.url)
+    for method, path in admin_paths():
+        target, beside = TRICKS[trick](path, unchanged)
+        for lines in ([], [bearer(unchanged.good)], [b"X-Api-Key: " + unchanged.good.encode()]):
+            answer = raw.ask(method, target, [*beside, *lines], b"{}")
+            assert is_denied(answer, {401, 403}, trick), (method, target, answer.body)
+    raw.close()
 
 
 # --- keys that open something else ------------------------------------------------------------
