@@ -96,8 +96,8 @@ def test_the_page_says_it_all(db):
     assert ["Prompt, computed", "400", "", "4.00", "0.001600"] in shown
     assert ["Completion", "100", "", "16.00", "0.001600"] in shown
     assert ["Sum", "", "", "", "0.003800"] in shown
-    assert ["of it from granted balance", "¥ 0.003"] in shown
-    assert ["of it from topped-up balance", "¥ 0.0008"] in shown
+    assert ["of it from granted balance", "¥ 0.003000"] in shown
+    assert ["of it from topped-up balance", "¥ 0.000800"] in shown
     assert ["Top-up, 2025-11-24: wire", "0.000000", "10.000000", "10.000000"] in shown
     assert ["After", "0.000000", "9.999200", "9.999200"] in shown
     assert "r1: hit 1 / miss 4 / output 16 CNY per million tokens" in html
@@ -210,14 +210,14 @@ def test_a_second_currency_is_an_invoice_of_its_own(db):
     assert (dollar.granted_micro, dollar.topped_up_micro) == (0, COST)
     html = page([yuan, dollar], "en")
     assert html.count("<h1>") == 2
-    assert "$ 0.0038" in html
+    assert "$ 0.003800" in html
 
 
 def test_a_tenant_on_credit_owes(db):
     ask(db, "one", tenant_id="late", worst_micro=0)
     (invoice,) = made(db, tenant="late")
     assert invoice.statement.closing.total_micro == -COST
-    assert ["Owed at the end of the period", "¥ 0.0038"] in cells(page([invoice], "en"))
+    assert ["Owed at the end of the period", "¥ 0.003800"] in cells(page([invoice], "en"))
 
 
 def test_notes_and_names_cannot_be_markup(db):

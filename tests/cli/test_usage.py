@@ -241,7 +241,7 @@ def test_margin(acme: Desk) -> None:
     shown = acme(*words).out
     assert "-36.00" in shown
     assert "28.0%" in shown
-    assert "2025-11-01 to 2025-11-30 (UTC+8), 2 nodes" in shown
+    assert "2025-11-01 to 2025-11-30 (UTC+8), nodes: 2" in shown
 
 
 def test_margin_in_another_currency(acme: Desk, tmp_path: Path) -> None:

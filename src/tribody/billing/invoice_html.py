@@ -93,7 +93,7 @@ def _summary(invoice: Invoice, words: Words) -> str:
     sign = SIGN.get(currency, "")
     return f"<h2>{escape(words.summary)}</h2>" + _table(
         ("", currency),
-        [[name, f"{sign} {show_micro(micro)}"] for name, micro in rows],
+        [[name, f"{sign} {show_micro(micro, 6)}"] for name, micro in rows],
         sums=(0,),
     )
 

@@ -11,8 +11,9 @@ import msgspec
 
 from tribody.billing.exports import Cell, Columns, save_csv, save_parquet
 from tribody.billing.margin import Cost, MarginRow, ServingTime, by_model, margins
-from tribody.billing.money import CURRENCIES, MICRO, parse_micro, show_column
+from tribody.billing.money import CURRENCIES, MICRO, parse_micro, show_column, show_micro
 from tribody.billing.periods import day_bounds_ms
+from tribody.billing.pricing import rounded
 from tribody.billing.usage import Chosen, serving_times, usage_rows
 from tribody.cli.account_flags import Days, Where
 from tribody.cli.account_texts import parse_days, show_period
@@ -20,6 +21,7 @@ from tribody.cli.accounts import now_ms, open_books
 from tribody.cli.tables import print_json, print_table
 from tribody.core.errors import BadConfig
 
+FEN = 10_000  # micro-units
 COLUMNS: Columns = [
     ("day", "text"),
     ("model", "text"),
@@ -109,7 +111,7 @@ def run(asked: MarginOptions, days: Days, where: Where) -> None:
         return
     _print(rows, cost)
     print()
-    print(f"{show_period(from_ms, to_ms)} (UTC+8), {cost.nodes} nodes")
+    print(f"{show_period(from_ms, to_ms)} (UTC+8), nodes: {cost.nodes}")
     _print(whole, cost)
 
 
@@ -125,12 +127,17 @@ def _view(row: MarginRow) -> dict[str, object]:
     }
 
 
+def _per_million(row: MarginRow) -> str:
+    """To the fen: it is an average."""
+    micro = row.cost_per_million_micro
+    return "" if micro is None else show_micro(rounded(micro, FEN) * FEN)
+
+
 def _print(rows: Sequence[MarginRow], cost: Cost) -> None:
     columns = [
         show_column([getattr(row, name) for row in rows])
         for name in ("revenue_micro", "cost_micro", "margin_micro")
     ]
-    per_million = show_column([row.cost_per_million_micro or 0 for row in rows])
     print_table(
         (
             "day",
@@ -153,7 +160,7 @@ def _print(rows: Sequence[MarginRow], cost: Cost) -> None:
                 f"{row.tokens:,}",
                 *(column[index] for column in columns),
                 "" if row.margin_share is None else f"{row.margin_share:.1%}",
-                "" if row.cost_per_million_micro is None else per_million[index],
+                _per_million(row),
                 "" if row.busy is None else f"{row.busy:.1%}",
                 f"{row.at_once:.2f}",
             )

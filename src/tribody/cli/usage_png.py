@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from tribody.billing.exports import replaced
 from tribody.billing.reports import COLOURS, UsageRow, grouped, money_by_currency
 from tribody.core.errors import BadConfig
 
-MAX_DAY_LABELS = 12
+MAX_DAY_LABELS = 8
 
 
 def save_png(path: Path, rows: Sequence[UsageRow], title: str) -> None:
@@ -52,7 +53,7 @@ def save_png(path: Path, rows: Sequence[UsageRow], title: str) -> None:
     rate.set_ylim(0, 100)
     rate.set_ylabel("cached, %")
     for one in figure.axes:
-        one.set_xticks(days[:: max(1, len(days) // MAX_DAY_LABELS)])
+        one.set_xticks(days[:: max(1, math.ceil(len(days) / MAX_DAY_LABELS))])
     with replaced(path) as part:
         figure.savefig(part, format="png", dpi=120)
 
