@@ -9,11 +9,16 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
+from hypothesis import settings
 
 from tests.storage.cluster import WHEEL, Cluster, empty
 from tribody.loading import hub
 from tribody.loading.download import default_cache_dir
 from tribody.storage.opening import open_database
+
+# A busy machine is no defect of what is tested.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session")
