@@ -90,6 +90,9 @@ class _Use:
     requests: int
     tokens: int
 
+    def of(self, kind: Kind) -> int:
+        return self.requests if kind == "requests" else self.tokens
+
 
 class _Window:
     """The last seconds' use by one key or one tenant, and its sums."""
@@ -116,9 +119,10 @@ class _Window:
 
     def take_from(self, second: int, requests: int, tokens: int) -> None:
         """Take from the use of a second, if that still counts."""
-        for use in self.uses:
+        for use in reversed(self.uses):  # it was not long ago, as a rule
             if use.second == second:
                 self._change(use, -requests, -tokens)
+                return
 
     def _change(self, use: _Use, requests: int, tokens: int) -> None:
         use.requests += requests
@@ -135,9 +139,14 @@ class _Window:
         for use in self.uses:
             if used <= most:
                 break
-            used -= use.requests if kind == "requests" else use.tokens
+            used -= use.of(kind)
             when = use.second + _KEPT
         return math.ceil(when - now)
+
+    def seconds_until_whole(self, kind: Kind, now: float) -> int:
+        """Until nothing is used, if nothing is added."""
+        last = next((use for use in reversed(self.uses) if use.of(kind)), None)
+        return 0 if last is None else math.ceil(last.second + _KEPT - now)
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,7 +272,7 @@ def _tightest(all_limited: list[_Limited], kind: Kind, now: float) -> Room | Non
         Room(
             limit,
             max(limit - limited.window.used(kind), 0),
-            limited.window.seconds_until(kind, 0, now),
+            limited.window.seconds_until_whole(kind, now),
         )
         for limited in all_limited
         if (limit := limited.limit(kind))
