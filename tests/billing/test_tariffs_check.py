@@ -365,6 +365,8 @@ def test_what_is_hardly_meant() -> None:
         ("warning", "rule a: a cache hit costs more than a miss", None),
         ("warning", "free tier unused is used by no rule", None),
     ]
+    storage = "rule a: what is kept in the cache is not measured yet"
+    assert any(text.startswith(storage) for text in texts(tariff(rule("a", "cache_storage = 1"))))
     found = tariff(
         rule("a", 'band = "rest"'), bands='[band.b]\n[band.c]\n[band.rest]\nall_but = ["b"]'
     )

@@ -319,6 +319,12 @@ def _doubts(prices: PriceList, used: set[str]) -> Iterator[Problem]:
     for rule in prices.rules:
         if rule.prices.hit > rule.prices.miss:
             yield Problem("warning", f"rule {rule.rule_id}: a cache hit costs more than a miss")
+        if rule.prices.cache_storage:
+            yield Problem(
+                "warning",
+                f"rule {rule.rule_id}: what is kept in the cache is not measured yet, so "
+                "cache_storage is shown and not charged",
+            )
         if rule.rule_id not in used:
             yield Problem(
                 "warning",

@@ -141,6 +141,8 @@ class Accounts:
         number = revisions(db).get("tariffs", 0)
         if number != self._tariff_revision:
             self._tariff = current_tariff(db)
+            for problem in [] if self._tariff is None else self._tariff.problems():
+                logger.warning("event=tariff_doubt text=%r", problem.text)
             self._tariff_revision = number
 
     async def balances(self, tenant_id: str) -> list[Balance]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -128,26 +128,32 @@ def _problem(raw: bytes, endpoint: str, seen: set[str]) -> BatchError | None:
 # --- what is answered ------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class Asking:
+    """Who asks for a line's answer: its caller, None while that may not come in; `name`, of which
+    there is one, by which the line is known again; whether the batch was cancelled by its owner."""
+
+    name: str
+    caller: Callable[[], Principal | None]
+    given_up: Callable[[], bool]
+
+
 async def answer_line(
-    service: Service,
-    line: RequestLine,
-    name: str,
-    caller_of: Callable[[], Principal | None],
-    places: asyncio.Semaphore,
+    service: Service, line: RequestLine, asking: Asking, places: asyncio.Semaphore
 ) -> AnswerLine:
     """The answer to a line, an error being one: this raises nothing of tribody's.
 
     It is tried, in one of the `places`, until its caller may come in and there is room and an
-    engine, however long that takes.  By `name`, of which there is one, it is known again after a
-    crash that came between its charge and its answer's being kept; it is then answered anew and
-    not charged anew.
+    engine, however long that takes.  A crash may come between its charge and its answer's being
+    kept; by its name it is then answered anew and not charged anew.
     """
     failures = 0
     while True:
-        caller, request_id = caller_of(), new_id("")
+        caller, request_id = asking.caller(), new_id("")
         if caller is not None:
             call = service.new_call(request_id, caller, SCOPE_OF[line.url], is_batch=True)
-            call = replace(call, identity=Identity(caller.tenant_id, name, ""))
+            identity = Identity(caller.tenant_id, asking.name, "")
+            call = replace(call, identity=identity, given_up=asking.given_up)
             async with places:
                 try:
                     status, body = 200, await _answered(service, line, call)

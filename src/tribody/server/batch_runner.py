@@ -25,6 +25,7 @@ from tribody.server import limits
 from tribody.server.auth import check_routes
 from tribody.server.batch_lines import (
     SCOPE_OF,
+    Asking,
     answer_line,
     check_lines,
     input_lines,
@@ -293,8 +294,11 @@ class BatchRunner:
         def caller_of() -> Principal | None:
             return self._caller_of(self._batches[batch_id])
 
-        name = f"{batch_id}/{index}"
-        answer = await answer_line(self._service, line, name, caller_of, self._places)
+        def given_up() -> bool:
+            return self._batches[batch_id].batch.status == "cancelling"
+
+        asking = Asking(f"{batch_id}/{index}", caller_of, given_up)
+        answer = await answer_line(self._service, line, asking, self._places)
         await answers.add(index, answer)
 
     async def _answer_rest(self, batch_id: str, answers: _Answers, reason: tuple[str, str]) -> int:

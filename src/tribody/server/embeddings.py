@@ -245,6 +245,8 @@ async def _embedding(stream: Events) -> bytes:
     async for event in stream:
         if event.embedding is not None:
             return event.embedding
+        if event.finish_reason == "abort":
+            raise GenerationFailed("aborted")  # by us: nobody waits for it
         if event.finish_reason is not None:
             logger.error(
                 "event=generation_failed request_id=%s reason=%s error=%s",

@@ -265,8 +265,8 @@ def check_wait(service: Service, call: Call) -> None:
 
 
 def outcome_of(failure: BaseException | None, call: Call, *, draining: bool) -> Outcome:
-    """How a call ended that was cut short.  A batch's line that the drain cuts is answered, and
-    paid for, after the next start."""
+    """How a call ended that was cut short.  What is asked again, and paid for then, ends as
+    "drain"."""
     match failure:
         case NeverStarted():
             return "timeout"
@@ -274,7 +274,7 @@ def outcome_of(failure: BaseException | None, call: Call, *, draining: bool) -> 
             return "refused"
         case EngineFailed() if draining:
             return "drain"
-        case asyncio.CancelledError() if draining and call.is_batch:
+        case asyncio.CancelledError() if not call.given_up():
             return "drain"
         case Exception():
             return "error"
