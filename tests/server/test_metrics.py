@@ -8,6 +8,7 @@ import httpx2
 import msgspec
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.server.bookkeeping import PRICES, Books, client
 from tests.server.scripted import RunningServer, client_of, run_server, scripted_model
 
 BODY = {"model": "scripted", "messages": [{"role": "user", "content": "x"}], "temperature": 0}
@@ -79,3 +80,49 @@ def test_the_page_lists_every_metric(http: httpx2.Client, running: RunningServer
     assert len(names) > 15
     missing = {name for name in names if f"`{name}" not in page}
     assert not missing
+
+
+def test_the_books_are_told(tmp_path: Path) -> None:
+    """Commits, settled tokens, what is held, and who was not let in."""
+    books = Books(tmp_path)
+    books.use(PRICES)
+    books.add_tenant()
+    key, chats = books.add_key(routes=frozenset({"metrics", "chat"})), books.add_key()
+    old = books.add_key(expires_ms=books.now_ms() + 1)
+    running, _engine = books.serve()
+    with client(running, key) as http:
+        usages = [http.post("/v1/chat/completions", json=BODY).json()["usage"] for _ in range(3)]
+        for wrong in (
+            "Bearer sk-nobody-has-this-key",
+            f"Bearer {old}",
+            "Basic x",
+            f"Bearer {chats}",
+        ):
+            http.get("/metrics", headers={"Authorization": wrong})
+        http.get("/v1/models")
+        with client_of(running) as nobody:
+            nobody.get("/v1/models")
+        found = samples(http)
+        books.db.run("UPDATE balances SET micro = micro - 5 WHERE account = 'cash'")
+        assert samples(http)["tribody_ledger_imbalance", "CNY"] == -5
+    running.stop()
+    for kind, name in (
+        ("prompt", "prompt_tokens"),
+        ("cached_prompt", "prompt_cache_hit_tokens"),
+        ("completion", "completion_tokens"),
+    ):
+        billed = found["tribody_billing_tokens_total", kind]
+        assert billed == sum(usage[name] for usage in usages)
+        assert billed > 0 or kind == "cached_prompt"
+    assert found["tribody_ledger_commit_seconds_count",] >= 6
+    assert found["tribody_ledger_unsettled_reservations",] == 0
+    assert found["tribody_ledger_imbalance", "CNY"] == 0
+    assert 0 <= found["tribody_accounts_age_seconds",] < 60
+    failures = {n[1]: value for n, value in found.items() if n[0] == "tribody_auth_failures_total"}
+    assert failures == dict.fromkeys(failures, 0) | {
+        "missing": 1,
+        "malformed": 1,
+        "unknown": 1,
+        "expired": 1,
+        "scope": 2,
+    }

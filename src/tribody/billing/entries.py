@@ -164,6 +164,12 @@ def account_balances(db: Database, accounts: Sequence[str], currency: str) -> di
     return {account: micro or 0 for account, micro in zip(accounts, found, strict=True)}
 
 
+def currency_sums(db: Database) -> dict[str, int]:
+    """What all accounts of each currency come to: 0, or an entry did not balance."""
+    rows = db.rows("SELECT currency, CAST(SUM(micro) AS BIGINT) FROM balances GROUP BY currency")
+    return dict(cast(list[tuple[str, int]], rows))
+
+
 def _post(
     db: Database, sequence: int, postings: Sequence[Posting], known: Mapping[str, int]
 ) -> None:

@@ -117,6 +117,12 @@ def open_reservations(db: Database, node_id: str | None = None) -> list[Reservat
     return [read_reservation(str(detail)) for (detail,) in rows]
 
 
+def num_open_reservations(db: Database) -> int:
+    """How many were not settled yet."""
+    [(count,)] = db.rows("SELECT COUNT(*) FROM requests WHERE closed IS NULL")
+    return cast(int, count)
+
+
 _decoder = msgspec.json.Decoder(Reservation)
 
 

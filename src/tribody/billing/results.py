@@ -61,13 +61,19 @@ def accept_of(db: Database, tenant_id: str, request_id: str, accepted: bool, at_
 
 def expire_results(db: Database, at_ms: int) -> int:
     """Let go of those whose time is over.  Returns how many those were."""
+    found = overdue_results(db, at_ms)
+    for request_id in found:
+        _decide(db, request_id, "expire", at_ms)
+    return len(found)
+
+
+def overdue_results(db: Database, at_ms: int) -> list[str]:
+    """Requests whose results are for `expire_results`; for a reader that looks whether any are."""
     rows = db.rows(
         "SELECT request_id FROM results WHERE decided IS NULL AND until_ms < ? ORDER BY sequence",
         (at_ms,),
     )
-    for (request_id,) in rows:
-        _decide(db, str(request_id), "expire", at_ms)
-    return len(rows)
+    return [str(request_id) for (request_id,) in rows]
 
 
 class Offer(NamedTuple):

@@ -16,8 +16,10 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import TypeVar
 
+from tribody.billing.entries import currency_sums
 from tribody.billing.records import Balance, UnknownRequest
-from tribody.billing.results import Decided, accept_of, expire_results
+from tribody.billing.reservations import num_open_reservations
+from tribody.billing.results import Decided, accept_of, expire_results, overdue_results
 from tribody.billing.settlement import record, recover
 from tribody.billing.tariff_store import current_tariff
 from tribody.billing.tariffs import Tariff
@@ -25,11 +27,12 @@ from tribody.billing.transfers import balances
 from tribody.core.api_settings import ApiSettings
 from tribody.core.clock import Clock
 from tribody.core.errors import BadConfig, StorageFailed
-from tribody.core.metering import UsageRecord
+from tribody.core.metering import Counts, UsageRecord
 from tribody.core.principal import Principal
+from tribody.server.auth import unknown_key
 from tribody.server.errors import Forbidden
 from tribody.server.ledger_meter import LedgerMeter
-from tribody.server.metering import UsageMeter
+from tribody.server.metering import Figures, UsageMeter, Watch
 from tribody.storage.database import Database
 from tribody.storage.opening import open_reader
 from tribody.storage.revisions import revisions
@@ -111,11 +114,17 @@ class Accounts:
     # --- who comes in: what `authenticate` asks
 
     def find(self, key: bytes) -> Principal | None:
-        """Raises: Forbidden for a key that is paused, which only its holder learns."""
+        """Raises: Forbidden for a key that is paused, which only its holder learns; Unauthorized,
+        in the same words, for one that is unknown, revoked or expired."""
         found = self.directory.find(key, self.now_ms())
         if found is Denial.PAUSED:
-            raise Forbidden("This account or API key is paused; ask whoever runs this server.")
-        return None if isinstance(found, Denial) else found
+            raise Forbidden(
+                "This account or API key is paused; ask whoever runs this server.",
+                reason=found.value,
+            )
+        if isinstance(found, Denial):
+            raise unknown_key(key, reason=found.value)
+        return found
 
     def of_key(self, key_id: str) -> Principal | None:
         found = self.directory.of_key(key_id, self.now_ms())
@@ -128,14 +137,25 @@ class Accounts:
         """The one in use; None: nothing has a price, and nothing is answered."""
         return self._tariff
 
-    def meter(self) -> LedgerMeter:
+    def meter(self, watch: Watch) -> LedgerMeter:
+        self.writer.on_commit = watch.ledger_commit
         return LedgerMeter(
             writer=self.writer,
             rates=self.rates,
             tariff=lambda: self._tariff,
             node_id=self.node_id,
             wall_seconds=self.wall_seconds,
+            watch=watch,
         )
+
+    async def figures(self) -> Figures | None:
+        try:
+            return await self.reader.run(self._figures)
+        except (StorageFailed, BadConfig):
+            return None  # `trouble` says so too
+
+    def _figures(self, db: Database) -> Figures:
+        return Figures(num_open_reservations(db), currency_sums(db), self.directory.age_seconds)
 
     def _read_tariff(self, db: Database) -> None:
         number = revisions(db).get("tariffs", 0)
@@ -191,7 +211,8 @@ class Accounts:
             await asyncio.sleep(POLL_SECONDS)
             try:
                 await self.reader.run(self._read_tariff)
-                if self.writer.failure is None:
+                overdue = await self.reader.run(lambda db: overdue_results(db, self.now_ms()))
+                if overdue and self.writer.failure is None:
                     await self.writer.run(lambda db: expire_results(db, self.now_ms()))
             except (StorageFailed, BadConfig) as error:
                 logger.error("event=tariff_not_read detail=%r", str(error))
@@ -218,9 +239,15 @@ class Records:
         self._writer = Writer(where)
         self._wall_seconds = wall_seconds
         self._failing = False
+        self._watch: Watch | None = None
 
-    def meter(self) -> UsageMeter:
+    def meter(self, watch: Watch) -> UsageMeter:
+        self._writer.on_commit = watch.ledger_commit
+        self._watch = watch
         return UsageMeter(self._record, self._wall_seconds)
+
+    async def figures(self) -> None:
+        """Nothing is reserved and no money moves."""
 
     async def balances(self, tenant_id: str) -> None:
         """Nothing is charged."""
@@ -241,14 +268,17 @@ class Records:
 
     def _record(self, usage: UsageRecord) -> None:
         try:
-            self._writer.submit(lambda db: record(db, usage)).add_done_callback(self._done)
+            future = self._writer.submit(lambda db: record(db, usage))
+            future.add_done_callback(lambda done: self._done(done, usage.counts))
         except StorageFailed as error:
             self._say(error)
 
-    def _done(self, future: Future[None]) -> None:
+    def _done(self, future: Future[None], counts: Counts) -> None:
         error = future.exception()
         if error is None:
             self._failing = False
+            if self._watch is not None:
+                self._watch.settled(counts)
         else:
             self._say(error)
 

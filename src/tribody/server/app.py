@@ -12,9 +12,11 @@ from starlette.routing import Route
 from starlette.types import Scope
 
 from tribody.core.clock import Clock
+from tribody.core.principal import Principal
 from tribody.server.api_route import application
 from tribody.server.auth import ANTHROPIC, OPEN_PATHS, authenticate
 from tribody.server.boundary import Spoken
+from tribody.server.errors import Forbidden, Unauthorized
 from tribody.server.offline import Offline
 from tribody.server.openapi import openapi
 from tribody.server.routes import (
@@ -58,16 +60,27 @@ class PublicSurface:
     def enter(self, scope: Scope, spoken: Spoken) -> Iterator[None]:
         path, caller = scope["path"], None
         if path not in OPEN_PATHS:
-            caller = authenticate(scope["headers"], self.service.keys, self.service.api, path)
-            spoken.style = caller.api.errors
-            scope["state"]["principal"] = caller
-            check_scope(caller, path)
+            caller = self._caller(scope, spoken)
         generates = caller is not None and path in GENERATING
         if caller is not None and generates:
             call = self.service.new_call(scope["state"]["request_id"], caller, scope_of(path))
             scope["state"]["call"], spoken.headers = call, call.headers
         with self.service.admitted(caller) if caller and generates else nullcontext():
             yield
+
+    def _caller(self, scope: Scope, spoken: Spoken) -> Principal:
+        """Raises: Unauthorized, Forbidden, which are counted."""
+        try:
+            caller = authenticate(
+                scope["headers"], self.service.keys, self.service.api, scope["path"]
+            )
+            spoken.style = caller.api.errors
+            scope["state"]["principal"] = caller
+            check_scope(caller, scope["path"])
+        except (Unauthorized, Forbidden) as refused:
+            self.service.metrics.auth_failure(refused.reason)
+            raise
+        return caller
 
     def answered(self, scope: Scope, status: int) -> tuple[str, str, int]:
         route = LABELS.of(scope["path"])

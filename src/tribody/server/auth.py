@@ -21,7 +21,7 @@ import msgspec
 from tribody.core.api_settings import DEFAULT_API, ApiSettings, with_options
 from tribody.core.errors import BadConfig
 from tribody.core.principal import LOCAL, Principal
-from tribody.server.errors import Forbidden, Unauthorized
+from tribody.server.errors import Forbidden, Refusal, Unauthorized
 
 MIN_KEY_CHARACTERS = 8
 ANTHROPIC = "/anthropic/"
@@ -33,7 +33,8 @@ class Keys(Protocol):
     """Where keys are known: a file, or the accounts."""
 
     def find(self, key: bytes) -> Principal | None:
-        """Raises: Forbidden for one that is known and may not be used now."""
+        """Raises: Forbidden for one that is known and may not be used now; Unauthorized, in the
+        words of `unknown_key`, for one that may not be used any more."""
 
     def of_key(self, key_id: str) -> Principal | None:
         """Whom a key stands for, without the key: for work that is left.  None: it may not come in
@@ -127,20 +128,23 @@ def given_key(headers: Iterable[tuple[bytes, bytes]], path: str = "") -> bytes:
     if not given:
         raise Unauthorized(
             "Authentication Fails, no API key was given; send the header 'Authorization: Bearer "
-            "<key>'."
+            "<key>'.",
+            "missing",
         )
     if len(given) > 1 or not given[0]:
         raise Unauthorized(
-            "Authentication Fails, the key must be given once, as 'Authorization: Bearer <key>'."
+            "Authentication Fails, the key must be given once, as 'Authorization: Bearer <key>'.",
+            "malformed",
         )
     return given[0]
 
 
-def unknown_key(key: bytes) -> Unauthorized:
-    """What is said of a key that is none of ours: its last characters, as DeepSeek does."""
+def unknown_key(key: bytes, reason: Refusal = "unknown") -> Unauthorized:
+    """What is said of a key that is none of ours, or no longer: its last characters, as DeepSeek
+    does."""
     shown = key[-4:].decode("ascii", "replace") if len(key) > 3 * 4 else ""
     shown = shown if shown.isalnum() else ""
-    return Unauthorized(f"Authentication Fails, Your api key: ****{shown} is invalid")
+    return Unauthorized(f"Authentication Fails, Your api key: ****{shown} is invalid", reason)
 
 
 def check_routes(caller: Principal, label: str) -> None:

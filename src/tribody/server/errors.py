@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import msgspec
 
@@ -83,18 +84,25 @@ class AnthropicError(msgspec.Struct, frozen=True):
     type: str = "error"
 
 
-class Unauthorized(BadRequest):
-    """No key, or not one of ours."""
+Refusal = Literal[
+    "missing", "malformed", "unknown", "revoked", "expired", "paused", "scope", "admin"
+]  # "admin": whatever is not let in there
 
-    def __init__(self, message: str) -> None:
+
+class Unauthorized(BadRequest):
+    """No key, or not one of ours.  `reason`: why, for metrics; the caller is not told."""
+
+    def __init__(self, message: str, reason: Refusal) -> None:
         super().__init__(message, status=401, code="invalid_api_key")
+        self.reason = reason
 
 
 class Forbidden(BadRequest):
-    """The caller is known, and may not do this."""
+    """The caller is known, and may not do this: not now, or not at all."""
 
-    def __init__(self, message: str) -> None:
+    def __init__(self, message: str, reason: Refusal = "scope") -> None:
         super().__init__(message, status=403, code="permission_denied")
+        self.reason = reason
 
 
 class NoRoute(BadRequest):

@@ -25,7 +25,7 @@ from tribody.core.errors import BadRequest, NoPrice, TribodyError
 from tribody.core.metering import Counts, Outcome
 from tribody.server.call import Call
 from tribody.server.errors import Forbidden, TooManyRequests
-from tribody.server.metering import Bill, Demand, Unmetered
+from tribody.server.metering import Bill, Demand, Unmetered, Watch
 from tribody.storage.writer import Writer
 from tribody.tenancy.rates import RateLimited, Rates, Remaining, Room, Taken
 
@@ -39,6 +39,7 @@ class LedgerMeter:
     tariff: Callable[[], Tariff | None]
     node_id: str
     wall_seconds: Callable[[], float]
+    watch: Watch
 
     async def admit(self, demand: Demand) -> Bill:
         """Raises: as `Meter.admit`."""
@@ -146,6 +147,7 @@ class _Reserved:
         ended_ms = int(meter.wall_seconds() * 1e3)
         meter.rates.correct(self.taken, counts.prompt_tokens + counts.completion_tokens)
         await meter.writer.run(lambda db: settle(db, request_id, counts, outcome, ended_ms))
+        meter.watch.settled(counts)
 
 
 def rate_headers(remaining: Remaining) -> dict[str, str]:

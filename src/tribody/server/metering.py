@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from tribody.billing.records import Balance
 from tribody.billing.results import Decided
@@ -42,10 +42,28 @@ class Meter(Protocol):
         """Raises: TooManyRequests, BadRequest (402, 403, 409, 422), StorageFailed."""
 
 
+class Watch(Protocol):
+    """Who counts what the books do; from any thread, quickly, without raising."""
+
+    def ledger_commit(self, seconds: float) -> None: ...
+    def settled(self, counts: Counts) -> None: ...
+
+
+class Figures(NamedTuple):
+    """How the books are doing.  `imbalance`: what all accounts of a currency come to: 0."""
+
+    unsettled: int
+    imbalance: dict[str, int]  # micro-units
+    directory_age_seconds: float
+
+
 class Books(Protocol):
     """Where a server keeps what was used."""
 
-    def meter(self) -> Meter: ...
+    def meter(self, watch: Watch) -> Meter: ...
+
+    async def figures(self) -> Figures | None:
+        """None where nothing is charged, or while the books cannot be read."""
 
     async def balances(self, tenant_id: str) -> list[Balance] | None:
         """A tenant's money, by currency; None where nothing is charged.  Raises: StorageFailed."""

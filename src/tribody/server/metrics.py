@@ -8,11 +8,15 @@ the model's id and small closed sets; never a tenant, a key or a path as the cli
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import get_args
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from tribody.core.metering import Counts
+from tribody.server.errors import Refusal
+from tribody.server.metering import Figures
 from tribody.server.models_table import ModelsTable, ServedModel
 
 # Decoding on a CPU is slow and queues are long: the buckets reach 2560 s, as vLLM's do.
@@ -23,6 +27,9 @@ SECONDS = (
 SECONDS_BETWEEN_TOKENS = (
     0.001, 0.0025, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1.0,
     2.5, 5.0, 10.0, 20.0, 40.0, 80.0, 160.0, 640.0, 2560.0,
+)  # fmt: skip
+SECONDS_OF_COMMITS = (
+    0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0,
 )  # fmt: skip
 TOKENS = tuple(float(2**power) for power in range(21))  # 1 .. 1,048,576
 
@@ -62,6 +69,24 @@ class Metrics:
         self._finished = counter(
             "tribody_choices_finished", "Finished choices by reason.", ("model_name", "reason")
         )
+        self._commits = Histogram(
+            "tribody_ledger_commit_seconds",
+            "From the first work of a commit to its being on the disk.",
+            registry=self.registry,
+            buckets=SECONDS_OF_COMMITS,
+        )
+        self._billed = counter(
+            "tribody_billing_tokens", "Tokens of settled requests, however they ended.", ("kind",)
+        )
+        self._refused = counter(
+            "tribody_auth_failures", "Requests that were not let in.", ("reason",)
+        )
+        for kind in ("prompt", "cached_prompt", "completion"):
+            self._billed.labels(kind)
+        for reason in get_args(Refusal):
+            self._refused.labels(reason)
+        self.ledger = LedgerCollector()
+        self.registry.register(self.ledger)
         self._http = counter(
             "tribody_http_requests", "Answered HTTP requests.", ("route", "method", "status")
         )
@@ -87,6 +112,17 @@ class Metrics:
     def http_request(self, route: str, method: str, status: int) -> None:
         shown = method if method in KNOWN_METHODS else "other"
         self._http.labels(route, shown, str(status)).inc()
+
+    def ledger_commit(self, seconds: float) -> None:
+        self._commits.observe(seconds)
+
+    def settled(self, counts: Counts) -> None:
+        self._billed.labels("prompt").inc(counts.prompt_tokens)
+        self._billed.labels("cached_prompt").inc(counts.cached_tokens)
+        self._billed.labels("completion").inc(counts.completion_tokens)
+
+    def auth_failure(self, reason: Refusal) -> None:
+        self._refused.labels(reason).inc()
 
     def exposition(self) -> bytes:
         """The text that a scrape gets."""
@@ -152,6 +188,38 @@ class EngineCollector(Collector):
             labels = [facts.weight_format, facts.kv_format, facts.isa, str(facts.num_threads)]
             info.add_metric([model.model_id, *labels, facts.speculation], 1.0)
         yield from (restarts, ready, info)
+
+    def describe(self) -> Iterable[Metric]:
+        return ()
+
+
+class LedgerCollector(Collector):
+    """What was last read of the ledger; nothing where there is none, or while it cannot be read."""
+
+    def __init__(self) -> None:
+        self.figures: Figures | None = None
+
+    def collect(self) -> Iterable[Metric]:
+        if self.figures is None:
+            return
+        yield GaugeMetricFamily(
+            "tribody_ledger_unsettled_reservations",
+            "Requests that money is held for.",
+            value=self.figures.unsettled,
+        )
+        yield GaugeMetricFamily(
+            "tribody_accounts_age_seconds",
+            "Since the database was last asked for changed accounts.",
+            value=self.figures.directory_age_seconds,
+        )
+        imbalance = GaugeMetricFamily(
+            "tribody_ledger_imbalance",
+            "What all accounts of a currency come to, in micro-units; not 0 is an error.",
+            labels=["currency"],
+        )
+        for currency, micro in self.figures.imbalance.items():
+            imbalance.add_metric([currency], micro)
+        yield imbalance
 
     def describe(self) -> Iterable[Metric]:
         return ()

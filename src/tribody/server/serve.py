@@ -254,7 +254,7 @@ async def serve(
         admin: AbstractAsyncContextManager[None] = nullcontext()
         if listening.admin is not None and isinstance(books, Accounts):
             text += f"\n{admin_text(books, listening.admin)}"
-            admin = admin_api(books, listening.admin, service.clock)
+            admin = admin_api(books, listening.admin, service.clock, service.metrics)
         server = server_for(
             service, config.shutdown_seconds, close_engines, offline, lambda: say(text)
         )

@@ -84,7 +84,7 @@ class Service:
 
     def __post_init__(self) -> None:
         self.replays = Replays(self.clock)
-        self.meter = Unmetered() if self.books is None else self.books.meter()
+        self.meter = Unmetered() if self.books is None else self.books.meter(self.metrics)
 
     def local_caller(self) -> Principal:
         """Who calls when nobody needs a key: this machine's user."""

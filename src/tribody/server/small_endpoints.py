@@ -67,6 +67,8 @@ async def ready(http: HttpRequest) -> Response:
 
 async def metrics(http: HttpRequest) -> Response:
     service: Service = http.app.state.service
+    if service.books is not None:
+        service.metrics.ledger.figures = await service.books.figures()
     kind = "text/plain; version=0.0.4; charset=utf-8"
     return Response(service.metrics.exposition(), media_type=kind)
 

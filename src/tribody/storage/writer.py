@@ -19,6 +19,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
+from tribody.core.clock import Clock, MonotonicClock
 from tribody.core.errors import StorageFailed
 from tribody.storage.database import (
     Database,
@@ -68,9 +69,11 @@ class Writer:
     anything, nor begin what cannot be undone: it is run once, but its commit may fail.
     """
 
-    def __init__(self, where: Path | str) -> None:
+    def __init__(self, where: Path | str, clock: Clock | None = None) -> None:
         """Raises: BadConfig or StorageFailed when the database cannot be opened."""
         self.failure: str | None = None
+        self.on_commit: Callable[[float], None] | None = None  # is told how many seconds it took
+        self._clock = clock or MonotonicClock()
         self._queue: SimpleQueue[_Job | None] = SimpleQueue()
         self._lock = threading.Lock()  # no job comes into the queue behind the None of `close`
         self._closed = False
@@ -120,8 +123,12 @@ class Writer:
         opened.set_result(None)
         try:
             while jobs := self._next_jobs():
+                began = self._clock.now()
                 self._commit(database, jobs)
+                seconds = self._clock.now() - began
                 _tell(jobs)
+                if self.on_commit is not None:
+                    self.on_commit(seconds)
                 self._checkpoint(database)
         finally:
             database.close()

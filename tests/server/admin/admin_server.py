@@ -51,6 +51,7 @@ class AdminServer:
     secret: bytes
     time: Time
     directory: LiveDirectory
+    refused: list[int]  # one for everybody who was not let in
     _stop: Callable[[], None] = field(repr=False)
 
     @property
@@ -78,6 +79,7 @@ def admin_server(
     started: Future[Callable[[], None]] = Future()
 
     reader = Reader(where)
+    refused: list[int] = []
 
     async def live() -> None:
         verifier = Verifier(lambda: open_reader(where), time.seconds, check)
@@ -91,7 +93,7 @@ def admin_server(
             node_id="node-1",
         )
         loop, ending = asyncio.get_running_loop(), asyncio.Event()
-        async with answering(admin_app(state, token, clock), listener):
+        async with answering(admin_app(state, token, clock, lambda: refused.append(1)), listener):
             started.set_result(lambda: loop.call_soon_threadsafe(ending.set))  # type: ignore[arg-type]
             await ending.wait()
         await verifier.close()
@@ -102,7 +104,7 @@ def admin_server(
     stop = started.result(10)
     shown = (folder / TOKEN_FILE).read_text().strip()
     try:
-        yield AdminServer(port, shown, writer, where, secret, time, directory, stop)
+        yield AdminServer(port, shown, writer, where, secret, time, directory, refused, stop)
     finally:
         stop()
         thread.join(20)

@@ -11,6 +11,7 @@ import httpx2
 import pytest
 
 from tests.server.admin.admin_server import AdminServer, code_of
+from tribody.billing.entries import chain_end
 from tribody.server.admin.routes import LABELS, ROUTES
 from tribody.server.admin.state import MAX_BODY_BYTES
 
@@ -53,7 +54,7 @@ def acme(server: AdminServer) -> str:
 
 def state(server: AdminServer) -> object:
     return server.writer.submit(
-        lambda db: (db.rows("SELECT * FROM head"), db.rows("SELECT * FROM revision"))
+        lambda db: (chain_end(db), db.rows("SELECT * FROM revision"))
     ).result()
 
 

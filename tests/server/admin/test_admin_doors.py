@@ -77,7 +77,7 @@ def entries_and_changes(server: AdminServer) -> tuple[object, object]:
 
 
 def test_nobody_comes_in_without_the_token(server: AdminServer) -> None:
-    before = entries_and_changes(server)
+    before, refused = entries_and_changes(server), len(server.refused)
     with httpx2.Client(base_url=server.url, verify=False) as client:
         for name, headers in bad_headers(server.token).items():
             for method, path in TRIED:
@@ -87,6 +87,7 @@ def test_nobody_comes_in_without_the_token(server: AdminServer) -> None:
                 assert answer.headers["www-authenticate"] == "Bearer"
                 assert "access-control-allow-origin" not in answer.headers
     assert entries_and_changes(server) == before
+    assert len(server.refused) == refused + len(TRIED) * len(bad_headers(server.token))
 
 
 def test_the_token_in_the_query_is_none(server: AdminServer) -> None:

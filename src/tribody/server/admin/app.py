@@ -7,6 +7,8 @@ and decides nothing.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import msgspec
 from starlette.applications import Starlette
 from starlette.requests import Request as HttpRequest
@@ -40,9 +42,14 @@ ERRORS = {
 }
 
 
-def admin_app(state: AdminState, token: AdminToken, clock: Clock) -> Starlette:
-    """The application; nothing is started or opened here (`listening` does)."""
-    surface = AdminSurface(token, clock, LABELS.of)
+def admin_app(
+    state: AdminState, token: AdminToken, clock: Clock, refused: Callable[[], None]
+) -> Starlette:
+    """The application; nothing is started or opened here (`listening` does).
+
+    `refused` is told of everybody who is not let in.
+    """
+    surface = AdminSurface(token, clock, LABELS.of, refused)
     app = application(ROUTES, [Route(OPENAPI_PATH, openapi)], surface)
     app.state.admin = state
     return app

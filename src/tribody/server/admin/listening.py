@@ -18,6 +18,7 @@ from tribody.server.admin.state import AdminState
 from tribody.server.admin.token import TOKEN_FILE, AdminToken
 from tribody.server.admin.verification import Verifier
 from tribody.server.http_protocol import uvicorn_config
+from tribody.server.metrics import Metrics
 from tribody.storage.opening import open_reader
 
 
@@ -45,7 +46,7 @@ async def answering(app: Starlette, listener: socket.socket) -> AsyncGenerator[N
 
 @asynccontextmanager
 async def admin_api(
-    accounts: Accounts, listener: socket.socket, clock: Clock
+    accounts: Accounts, listener: socket.socket, clock: Clock, metrics: Metrics
 ) -> AsyncGenerator[None, None]:
     """The admin API of a server with accounts answers while the block runs.
 
@@ -65,7 +66,9 @@ async def admin_api(
         node_id=accounts.node_id,
     )
     try:
-        async with answering(admin_app(state, token, clock), listener):
+        async with answering(
+            admin_app(state, token, clock, lambda: metrics.auth_failure("admin")), listener
+        ):
             yield
     finally:
         await verifier.close()

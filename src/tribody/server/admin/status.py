@@ -5,8 +5,8 @@ from __future__ import annotations
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
-from tribody.billing import ledger
-from tribody.billing.queries import head
+from tribody.billing.entries import chain_end
+from tribody.billing.reservations import num_open_reservations
 from tribody.billing.tariff_store import TariffUse, tariff_uses
 from tribody.core.version import VERSION
 from tribody.server.admin.book_types import StatusShown
@@ -20,8 +20,8 @@ async def show_status(http: HttpRequest) -> Response:
     state = state_of(http)
 
     def read(db: Database) -> tuple[dict[str, int], int, int, list[TariffUse]]:
-        num_open = len(ledger.open_reservations(db))
-        return revisions(db), head(db).sequence, num_open, tariff_uses(db)
+        num_open = num_open_reservations(db)
+        return revisions(db), chain_end(db)[0], num_open, tariff_uses(db)
 
     numbers, entries, num_open, uses = await state.read(read)
     return answered(

@@ -32,16 +32,21 @@ class AdminSurface:
     token: AdminToken
     clock: Clock
     label: Callable[[str], str]
+    refused: Callable[[], None]  # is told of everybody who is not let in
 
     def spoken(self, path: str) -> Spoken:
         return Spoken("openai")
 
     @contextmanager
     def enter(self, scope: Scope, spoken: Spoken) -> Iterator[None]:
-        check_host(scope["headers"])
-        key = given_key(scope["headers"])
-        if not self.token.is_same(key):
-            raise unknown_key(key)
+        try:
+            check_host(scope["headers"])
+            key = given_key(scope["headers"])
+            if not self.token.is_same(key):
+                raise unknown_key(key)
+        except BadRequest:
+            self.refused()
+            raise
         scope["state"]["operator"] = OPERATOR
         yield
 
