@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 
 from tests.billing.ledger_cases import COUNTS, NOON_MS, YUAN, database, give, reservation, usage
-from tribody.billing import ledger
+from tribody.billing import ledger, queries
 from tribody.billing.queries import UpstreamUsage, head
 from tribody.billing.reports import UsageRow
 from tribody.billing.tariffs import Tariff
+from tribody.billing.usage import Chosen
 from tribody.core.errors import NoPrice
 
 HOUR_MS = 3_600_000
@@ -112,3 +113,30 @@ def test_what_the_bill_should_say(db):
     record(db, "three", model="v9")
     with pytest.raises(NoPrice):
         UpstreamUsage(480, by_month=False, prices=tariff).read(ledger.usage_records(db))
+
+
+def test_entries_come_with_their_postings_through_all_pages(db, monkeypatch):
+    monkeypatch.setattr(queries, "PAGE_ROWS", 3)
+    for index in range(4):
+        with db.transaction():
+            ledger.reserve(db, reservation(str(index)))
+            ledger.settle(db, str(index), COUNTS, "finished", NOON_MS)
+    record(db, "recorded")
+    names = [name for name, _kind in queries.POSTING_COLUMNS]
+    rows: list[dict[str, Any]] = [
+        dict(zip(names, row, strict=True)) for row in queries.postings(db, Chosen())
+    ]
+    [(entries, lines)] = db.rows(
+        "SELECT (SELECT count(*) FROM entries), (SELECT count(*) FROM postings)"
+    )
+    assert len({row["sequence"] for row in rows}) == entries
+    assert sum(row["line"] is not None for row in rows) == lines
+    assert sum(row["micro"] or 0 for row in rows) == 0
+    assert [(row["sequence"], row["line"] or 0) for row in rows] == sorted(
+        {(row["sequence"], row["line"] or 0) for row in rows}
+    )
+    (last,) = (row for row in rows if row["request_id"] == "recorded")
+    assert (last["kind"], last["account"], last["micro"]) == ("usage", None, None)
+    of_acme = list(queries.postings(db, Chosen(tenant_id="acme", from_ms=NOON_MS)))
+    assert len(of_acme) == len(rows) - 1
+    assert list(queries.postings(db, Chosen(to_ms=NOON_MS))) == []

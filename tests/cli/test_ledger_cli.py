@@ -9,11 +9,13 @@ from pathlib import Path
 import apsw
 import pytest
 
-from tests.billing.ledger_cases import COST, NOON_MS
+from tests.billing.ledger_cases import COST, COUNTS, NOON_MS, reservation
 from tests.cli.conftest import Desk
+from tribody.billing import ledger
 from tribody.billing.pricing import Quote
 from tribody.billing.tariffs import Tariff, shipped
 from tribody.core.metering import Counts
+from tribody.storage.opening import open_database
 
 JULY_MS = 1_784_000_000_000  # 2026-07-14 in Shanghai
 MANY = Counts(prompt_tokens=3_000_000)  # of which the list gives a million free
@@ -200,3 +202,26 @@ def test_a_broken_database_is_told_plainly(desk: Desk) -> None:
     (desk.folder / "accounts.db").write_bytes(b"not a database" * 1000)
     refused = desk("ledger", "verify", fails=True)
     assert "accounts.db" in refused.err
+
+
+def test_the_same_on_a_server(
+    desk: Desk, postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The address comes from the environment, where its password is nobody's to read."""
+    monkeypatch.setenv("TRIBODY_DATABASE", postgres_url)
+    desk("tenants", "add", "acme", "--name", "Acme Ltd")
+    desk("ledger", "top-up", "acme", "10", "--note", "wire")
+    key = desk("keys", "create", "acme", "--json").json
+    db = open_database(postgres_url)
+    with db.transaction():
+        ledger.reserve(db, reservation("one", key_id=key["id"]))
+        ledger.settle(db, "one", COUNTS, "finished", NOON_MS)
+    db.close()
+    assert "0.0038" in desk("usage", *NOVEMBER).out
+    assert "0.0038" in desk("invoice", "acme", *NOVEMBER).out
+    assert "margin" in desk("margin", "--cost-per-hour", "1", *NOVEMBER).out
+    exported = desk("ledger", "export", "entries", *NOVEMBER).out
+    assert "income/r1,CNY,3800" in exported
+    report = desk("ledger", "verify", fails=True)  # that quote is of no list that was in use
+    assert "1 requests, 1 charges: 1 problems" in report.out
+    assert not (desk.folder / "accounts.db").exists()
