@@ -287,6 +287,9 @@ def test_reasoning_and_missed_tokens_have_allowances_too(db):
     reserve(db, quote=free)
     assert settle(db).micro == 600 + 100 * 4 + 60 * 16 + 10 * 20
     assert db.rows("SELECT hit, miss, output, reasoning FROM free_used") == [(0, 300, 0, 30)]
+    reserve(db, "two", quote=free)
+    assert settle(db, "two").micro == 600 + 400 * 4 + 60 * 16 + 40 * 20
+    assert db.rows("SELECT hit, miss, output, reasoning FROM free_used") == [(0, 300, 0, 30)]
 
 
 def test_a_node_that_starts_again_ends_what_it_had_left_open(db):
@@ -332,9 +335,10 @@ def test_without_accounts_usage_is_recorded_once(db):
         ledger.record(db, usage(counts=Counts(prompt_tokens=1)))
     [row] = db.rows("SELECT request_id, prompt_tokens, currency, charged_micro FROM usage")
     assert row == ("one", 1000, "", 0)
-    assert db.rows("SELECT kind, at_ms FROM entries WHERE request_id = 'one'") == [
-        ("usage", NOON_MS + 5000)
+    assert db.rows("SELECT kind, at_ms, detail FROM entries WHERE request_id = 'one'") == [
+        ("usage", NOON_MS + 5000, "{}")
     ]
+    assert db.rows("SELECT DISTINCT currency FROM totals") == [("",)]
     assert ledger.state_of(db, "one") == "finished"
     assert db.rows("SELECT scope, period, tokens FROM totals ORDER BY scope, period") == [
         ("tenant/local", "2025-11", 1100),

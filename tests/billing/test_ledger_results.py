@@ -120,3 +120,8 @@ def test_an_answer_is_decided_by_its_own_tenant_only(db):
     assert decided.decision == "decline"
     with db.transaction():
         assert accept_of(db, "acme", "one", False, ENDED_MS + 2) == decided
+        ledger.reserve(db, reservation("two", quote=BY_RESULT))
+        ledger.settle(db, "two", COUNTS, "finished", ENDED_MS)
+        assert accept_of(db, "acme", "two", True, ENDED_MS + 3).decision == "accept"
+    rows = db.rows("SELECT request_id, accepted FROM results ORDER BY request_id")
+    assert rows == [("one", 0), ("two", 1)]

@@ -86,7 +86,11 @@ def test_a_bad_list_changes_nothing(db):
     for bad in ("title =", contradiction):
         with pytest.raises(BadTariff):
             use(db, bad)
-    with pytest.raises(BadTariff, match="`tribody tariff check` lists them all"):
+    with pytest.raises(BadTariff, match=r"[^)]; `tribody tariff check` lists them all"):
         use(db, contradiction)
+    rule = PLAIN[PLAIN.index("[[rule]]") :].replace('"*"', '"b"')
+    two = contradiction + rule.replace('"all"', '"b1"') + rule.replace('"all"', '"b2"')
+    with pytest.raises(BadTariff, match=r" \(and 1 more\); `tribody tariff check` lists them all"):
+        use(db, two)
     assert current(db).text == PLAIN
     assert use(db, gap).text == gap

@@ -58,6 +58,11 @@ def test_show(micro: int, text: str) -> None:
     assert show_micro(micro) == text
 
 
+def test_without_places_there_is_no_point() -> None:
+    assert show_micro(1_005_000_000, 0) == "1,005"
+    assert show_micro(1_005_500_000, 0) == "1,005.5"
+
+
 @given(st.integers(-MAX_MICRO, MAX_MICRO))
 def test_what_is_shown_is_exact(micro: int) -> None:
     assert parse_micro("amount", show_micro(micro).replace(",", "")) == micro

@@ -89,7 +89,7 @@ def test_two_nodes_and_a_server_that_crashes(
         texts[index] += process.stdout.read()  # not communicate(), which forgets what is buffered
         assert process.wait() == 0
         answers = Answers.read(texts[index])
-        assert answers.last == "done"
+        assert answers.last == "done", texts[index][-1000:]
         assert len(answers.settled) == num_requests
         assert set(answers.refused) <= {"Disconnected"}
         refused += len(answers.refused)

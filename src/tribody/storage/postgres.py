@@ -5,8 +5,9 @@ stays true until it ends, as with SQLite.  It has ended when the server has writ
 disk; a server that is told not to (`fsync = off`) is refused.
 
 A lost connection undoes the transaction, and the next one connects again.  Where it is lost in the
-middle of COMMIT, the server is asked for the fate of that very transaction; only when it cannot be
-learnt does the failure count as one of the disk.
+middle of COMMIT, the number that every transaction leaves in the table `writers` says whether it
+was done; only when that cannot be learnt does the failure count as one of the disk.  (The server's
+own `pg_xact_status` will not do: a crash makes it give a transaction's number again.)
 """
 
 from __future__ import annotations
@@ -14,9 +15,10 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from typing import cast
+from uuid import uuid4
 
 import psycopg
 from psycopg import conninfo
@@ -35,10 +37,12 @@ from tribody.storage.database import (
     Value,
 )
 
-OLDEST_VERSION = 140000  # the oldest that is still mended, and has pg_xact_status
+OLDEST_VERSION = 140000  # the oldest that is still mended
 LOCK = f"SELECT pg_advisory_xact_lock({0x74726962})"  # "trib"; of this database alone
-# A standby that was promoted counts on from the transactions that it knows of, on its own timeline.
-TIMELINE = "substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8)"
+# The last transaction of every connection that writes, which is what its row is there for.
+WRITERS = (
+    'CREATE TABLE IF NOT EXISTS writers (name TEXT COLLATE "C" PRIMARY KEY, number BIGINT NOT NULL)'
+)
 STATEMENTS_KEPT = 500  # prepared, of a connection: all that tribody has
 DOUBT_SECONDS = 60  # that a writer waits for a server which went away in the middle of a commit
 RETRY_SECONDS = 0.2
@@ -87,6 +91,8 @@ class PostgresDatabase:
         """
         self._read_only = read_only
         self._depth = 0
+        self._name = uuid4().hex
+        self._number = 0  # of the last transaction
         try:
             self._parameters = CONNECTION | {
                 name: str(value) for name, value in conninfo.conninfo_to_dict(url).items()
@@ -107,20 +113,18 @@ class PostgresDatabase:
                     cursor_factory=psycopg.RawCursor,
                 ),
             )
-        except psycopg.Error as error:  # of which libpq tells no more than a text
+            try:
+                self._prepare(connection)
+            except BaseException:
+                connection.close()
+                raise
+        # libpq tells no more than a text of why; and nothing was asked for yet that could be lost.
+        except psycopg.Error as error:
             raise Disconnected(f"no connection to the database: {_text(error)}") from error
         connection.prepared_max = STATEMENTS_KEPT
         connection.adapters.register_dumper(int, Int8Dumper)
         connection.adapters.register_loader("numeric", _WholeNumber)
         connection.adapters.register_loader("bool", _Truth)
-        try:
-            self._prepare(connection)
-        except psycopg.Error as error:
-            connection.close()
-            raise _failure(error) from error
-        except BaseException:
-            connection.close()
-            raise
         return connection
 
     def _prepare(self, connection: psycopg.Connection[Row]) -> None:
@@ -148,8 +152,12 @@ class PostgresDatabase:
             connection.execute(b"SET default_transaction_read_only = on")
             if not ask("SELECT coalesce(to_regclass('migrations')::text, '')"):
                 raise BadConfig("there are no tables of tribody's in this database; give another")
-        elif ask("SELECT pg_is_in_recovery()") == "1":
+        elif ask("SELECT pg_is_in_recovery()::text") == "true":
             raise BadConfig("the server is a standby, which cannot be written; name its primary")
+        elif not ask("SELECT coalesce(to_regclass('writers')::text, '')"):
+            with connection.transaction():
+                connection.execute(LOCK.encode())  # it would be made twice without
+                connection.execute(WRITERS.encode())
 
     @property
     def in_transaction(self) -> bool:
@@ -222,9 +230,14 @@ class PostgresDatabase:
         self._reconnect()
         self._depth = 1
         try:
-            fate = self._begin()
+            if self._read_only:
+                self._execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+            else:
+                # Every statement behind the lock sees what was committed before it was given.
+                self._execute("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE")
+                self._execute(LOCK)
             yield
-            self._commit(fate)
+            self._commit()
         except BaseException:
             self._undo("ROLLBACK")
             raise
@@ -235,35 +248,31 @@ class PostgresDatabase:
         if not self._connection.closed and self.in_transaction:
             self._execute(sql)
 
-    def _begin(self) -> tuple[Value, ...]:
-        """Its timeline and its number on it, by which its fate can be asked for later."""
-        if self._read_only:
-            self._execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
-            return ()
-        # Every statement behind the lock sees what was committed before it was given.
-        self._execute("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE")
-        self._execute(LOCK)
-        return self._execute(f"SELECT {TIMELINE}, pg_current_xact_id()::text")[0]
-
-    def _commit(self, fate: tuple[Value, ...]) -> None:
+    def _commit(self) -> None:
+        if self._connection.info.transaction_status == TransactionStatus.INERROR:
+            # Somebody caught the error.  COMMIT would answer ROLLBACK, and raise nothing.
+            raise StatementRefused("the transaction is undone, for a statement of it was refused")
+        if not self._read_only:
+            self._number += 1
+            self._execute(
+                "INSERT INTO writers (name, number) VALUES (?, ?) "
+                "ON CONFLICT (name) DO UPDATE SET number = excluded.number",
+                (self._name, self._number),
+            )
         try:
-            done = self._connection.execute(b"COMMIT").statusmessage
+            self._connection.execute(b"COMMIT")
         except psycopg.Error as error:
             if not self._is_lost(error):
                 raise _failure(error) from error
-            if not fate or not self._was_committed(*fate):
+            if self._read_only or not self._was_committed():
                 raise Disconnected("the connection was lost; the transaction is undone") from error
-            return
-        if done != "COMMIT":  # it says ROLLBACK after an error that somebody caught
-            raise StatementRefused("the transaction is undone, for a statement of it was refused")
 
-    def _was_committed(self, timeline: Value, number: Value) -> bool:
-        """Raises: StorageFailed when that cannot be learnt."""
+    def _was_committed(self) -> bool:
+        """The last transaction, after its connection.  Raises: StorageFailed when nobody says."""
         end = time.monotonic() + DOUBT_SECONDS
         while True:
             try:
-                now, status = self._fate_of(number)
-                break
+                return self._last_number() == self._number
             except (Disconnected, DatabaseBusy) as error:
                 if time.monotonic() > end:
                     raise StorageFailed(
@@ -271,20 +280,14 @@ class PostgresDatabase:
                         f"not said within {DOUBT_SECONDS} s whether it was done: {error}"
                     ) from error
                 time.sleep(RETRY_SECONDS)
-        if now != timeline or status not in ("committed", "aborted"):
-            raise StorageFailed(
-                "the connection was lost in the middle of a commit, and another server has taken "
-                "the place of the first, which cannot say whether it was done"
-            )
-        return status == "committed"
 
-    def _fate_of(self, number: Value) -> Row:
-        """The timeline, and what became of a transaction of an earlier connection."""
+    def _last_number(self) -> Value:
         self._reconnect()
         try:
             self._execute("BEGIN")
-            self._execute(LOCK)  # which that transaction holds until it has ended
-            return self._execute(f"SELECT {TIMELINE}, pg_xact_status(?::text::xid8)", (number,))[0]
+            self._execute(LOCK)  # which the lost one holds until it has ended
+            rows = self._execute("SELECT number FROM writers WHERE name = ?", (self._name,))
+            return rows[0][0] if rows else None
         finally:
             self._undo("ROLLBACK")
 
@@ -292,6 +295,9 @@ class PostgresDatabase:
         """The server sees to it."""
 
     def close(self) -> None:
+        if self._number and not self._connection.closed and not self.in_transaction:
+            with suppress(StorageFailed):  # a row that stays does no harm
+                self._execute("DELETE FROM writers WHERE name = ?", (self._name,))
         self._connection.close()
 
 
