@@ -40,6 +40,7 @@ ID = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 MAX_NAME = 128  # characters
 MAX_WEIGHT = 1_000
 MAX_AMOUNT = 2**53 - 1  # of a limit: whole numbers up to there are exact in every JSON reader
+MAX_CREDIT = 10**15  # micro-units: the ledger's limit of one amount
 MAX_MODELS = 256  # in one scope
 MAX_MODEL_NAME = 256  # characters, as of a request's model
 MAX_API = 256  # characters of the options' text
@@ -144,7 +145,7 @@ def check_tenant(tenant: Tenant) -> None:
     _check_number("weight", tenant.weight, 1, MAX_WEIGHT)
     _check_choice("slo", tenant.slo, get_args(Priority))
     _check_limits(tenant.limits)
-    _check_number("credit_micro", tenant.credit_micro, 0, MAX_AMOUNT)
+    _check_number("credit_micro", tenant.credit_micro, 0, MAX_CREDIT)
     _check_api(tenant.api)
 
 

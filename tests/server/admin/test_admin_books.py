@@ -147,6 +147,7 @@ def test_usage_of_some(http: httpx2.Client) -> None:
         "from_ms=99999999999999999999",
         "to_ms=",
         "grop_by=day",
+        "model=a%00b",
         "tenant_id=a&tenant_id=b",
     ],
 )
@@ -288,6 +289,30 @@ def test_the_servers_end_ends_a_verification(tmp_path: Path) -> None:
         http.post("/admin/ledger/verifications")
         assert begun.wait(20)
     # The block above ends within its time, or fails.
+
+
+# --- a database that cannot be written --------------------------------------------------------
+
+
+def test_a_writer_that_has_failed_takes_nothing_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with admin_server(tmp_path) as server, server.client() as http:
+        http.post("/admin/tenants", json={"id": "acme"})
+        monkeypatch.setattr(server.writer, "failure", "fsync: input/output error in /data/x.db")
+        for method, path, body in [
+            ("POST", "/admin/tenants", {"id": "other"}),
+            ("PATCH", "/admin/tenants/acme", {"weight": 2}),
+            ("POST", "/admin/keys", {"tenant_id": "acme"}),
+            ("POST", "/admin/tenants/acme/top-ups", {"amount": "1"}),
+            ("PUT", "/admin/tariff", {"text": PRICES}),
+        ]:
+            answer = http.request(method, path, json=body, headers={"Idempotency-Key": "k"})
+            assert code_of(answer)[:2] == (503, "storage_failed"), path
+            assert "/data" not in answer.text
+            assert answer.headers["retry-after"] == "1"
+        assert http.get("/admin/tenants").json()["data"][0]["weight"] == 1
+        assert "fsync" in http.get("/admin/status").json()["writer_failure"]
 
 
 # --- prices ----------------------------------------------------------------------------------

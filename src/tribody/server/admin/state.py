@@ -12,7 +12,7 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
 from tribody.billing.ledger import AmountRefused, IdempotencyConflict, NoBalance
-from tribody.core.errors import BadInput, BadRequest, BadTariff
+from tribody.core.errors import BadInput, BadRequest, BadTariff, BadValue
 from tribody.server.admin.amounts import amount_text
 from tribody.server.admin.verification import Verifier
 from tribody.server.errors import MAX_NAME_SHOWN, bad_json
@@ -124,6 +124,9 @@ async def body_of(http: HttpRequest, kind: type[S]) -> S:
 def parameters_of(http: HttpRequest, kind: type[S]) -> S:
     """As `body_of`, for what stands behind the path's `?`."""
     query, unknown = query_of(http, kind)
+    for name, value in http.query_params.items():
+        if "\0" in value:  # PostgreSQL has no such text
+            raise BadValue(f"{name[:MAX_NAME_SHOWN]} holds a null character.", param=name)
     if unknown:
         name = unknown[0][:MAX_NAME_SHOWN]
         known = ", ".join(kind.__struct_fields__)
