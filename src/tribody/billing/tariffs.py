@@ -6,9 +6,10 @@ The text is the list: its SHA-256 names it in quotes, and the ledger keeps it fo
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from functools import cached_property
+from functools import cached_property, lru_cache, partial
 from importlib import resources
 
 import msgspec
@@ -17,10 +18,11 @@ from tribody.billing.calendar import DayKind
 from tribody.billing.pricing import Quote
 from tribody.billing.tariffs_check import Problem, problems
 from tribody.billing.tariffs_file import EPOCH, PriceList, read
-from tribody.billing.tariffs_rules import KindUnknown, Rule, ranked, winners
+from tribody.billing.tariffs_rules import KindUnknown, Ranked, Rule, ranked, winners
 from tribody.core.errors import NoPrice
 
 MINUTE_MS = 60_000
+RANKED_KEPT = 4096  # models x tenants; a few rules each
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,11 @@ class Tariff:
     @cached_property
     def digest(self) -> str:
         return hashlib.sha256(self.text.encode("utf-8")).hexdigest()
+
+    @cached_property
+    def _ranked(self) -> Callable[[str, str, str], Ranked]:
+        """`ranked` by currency, model and tenant: most of what `find` would take."""
+        return lru_cache(maxsize=RANKED_KEPT)(partial(ranked, self.prices.rules))
 
     def problems(self) -> list[Problem]:
         """What is wrong or doubtful about the rules together, errors first."""
@@ -60,29 +67,30 @@ class Tariff:
         """
         currency = currency or self.prices.currency
         local = (EPOCH + timedelta(milliseconds=at_ms)).astimezone(self.prices.zone)
-        of_model = ranked(self.prices.rules, currency, model, tenant_id)
+        of_model = self._ranked(currency, model, tenant_id)
         minute = at_ms // MINUTE_MS
         rules = [
             (rank, rule)
             for rank, rule in of_model
             if rule.spans(minute) and rule.takes(prompt_tokens, is_batch)
         ]
-        when = local.isoformat(timespec="seconds")
-        what = f"model {model[:80]!r} in {currency} at {when}"
         try:
             found = winners(
                 rules, local.weekday(), self._kind(local), local.hour * 60 + local.minute
             )
         except KindUnknown as error:
+            what = _request(model, currency, local)
             raise NoPrice(
                 f"no price for {what}: it depends on holidays, and the calendar has no "
                 f"{local.year}; extend the price list's calendar"
             ) from error
         if not found:
             known = "rules for it do not cover this" if of_model else "no rule names it"
+            what = _request(model, currency, local)
             raise NoPrice(f"no price for {what}: {known}; extend the price list")
         if len(found) > 1:
             ids = " and ".join(rule.rule_id for rule in found[:2])
+            what = _request(model, currency, local)
             raise NoPrice(f"no price for {what}: rules {ids} contradict each other")
         return self._quote(found[0], at_ms, local, is_batch)
 
@@ -112,6 +120,10 @@ class Tariff:
             result_micro=prices.result_micro,
             accept_seconds=prices.accept_seconds,
         )
+
+
+def _request(model: str, currency: str, local: datetime) -> str:
+    return f"model {model[:80]!r} in {currency} at {local.isoformat(timespec='seconds')}"
 
 
 SHIPPED = ("deepseek", "deepseek-usd", "by-length", "free", "start")
