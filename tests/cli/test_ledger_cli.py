@@ -69,7 +69,7 @@ def test_an_idempotency_key_is_one_effect(acme: Desk) -> None:
         (("top-up", "acme", "1e3"), "not an amount"),
         (("top-up", "acme", "9999999999"), "above the limit"),
         (("top-up", "zeta", "1"), "no tenant 'zeta'"),
-        (("top-up", "acme", "1", "--currency", "EUR"), "EUR"),
+        (("top-up", "acme", "1", "--currency", "EUR"), "--currency 'EUR' is not one of CNY, USD"),
         (("top-up", "acme", "1", "--note", "x" * 201), "201 characters"),
         (("grant", "acme", "1", "--note", "a\nb"), "printable"),
         (("refund", "acme", "10.000001"), "available"),

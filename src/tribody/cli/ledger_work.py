@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemaining
 from tribody.billing import ledger, queries
 from tribody.billing.exports import Cell, Columns, save_csv, save_parquet, write_csv
 from tribody.billing.invoice import lines_of
-from tribody.billing.money import parse_micro, show_column, show_micro
+from tribody.billing.money import CURRENCIES, parse_micro, show_column, show_micro
 from tribody.billing.pricing import rounded
 from tribody.billing.records import Balance, Purse
 from tribody.billing.replay import replay
@@ -175,6 +175,8 @@ def transfer(given: Money, where: Where) -> None:
     _check_text("--note", given.note, MAX_NOTE)
     key = given.idempotency_key or f"cli-{uuid.uuid4()}"
     _check_text("--idempotency-key", key, MAX_KEY)
+    if given.currency is not None and given.currency not in CURRENCIES:
+        raise BadConfig(f"--currency {given.currency[:16]!r} is not one of {', '.join(CURRENCIES)}")
     if given.kind == "adjust" and not given.note:
         raise BadConfig("--note is missing: say why the balance is corrected")
     with open_accounts(where) as accounts, accounts.db.transaction():
