@@ -145,6 +145,20 @@ def test_a_work_that_raises_is_undone_alone(writer, watched, path):
     assert writer.failure is None
 
 
+def test_a_work_that_raises_when_it_is_alone_is_undone_too(writer, watched, path):
+    def bad(db: Database) -> None:
+        add("half")(db)
+        raise ZeroDivisionError("mine")
+
+    with pytest.raises(ZeroDivisionError, match="mine"):
+        writer.submit(bad).result(10)
+    assert (watched.commits, areas(path), writer.failure) == (0, set(), None)
+    writer.submit(add("whole")).result(10)
+    with pytest.raises(StatementRefused, match="UNIQUE"):
+        writer.submit(add("whole")).result(10)
+    assert (watched.commits, areas(path), writer.failure) == (1, {"whole"}, None)
+
+
 def test_a_full_disk_fails_its_commit_and_no_later_one(writer, watched, path):
     def bad(_db: Database) -> None:
         raise ZeroDivisionError

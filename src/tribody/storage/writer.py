@@ -152,8 +152,13 @@ class Writer:
             return
         try:
             with database.transaction():
-                for job in jobs:
-                    _do(database, job)
+                if len(jobs) == 1:
+                    _do_alone(database, jobs[0])
+                else:
+                    for job in jobs:
+                        _do(database, job)
+        except _Undone:
+            pass  # its own error is told
         except PASSING as error:
             _fail(jobs, error)
         except StorageFailed as error:
@@ -178,6 +183,21 @@ class Writer:
             self.failure = (
                 f"{reason}; nothing is written any more until the server is started again"
             )
+
+
+class _Undone(Exception):
+    """A work that was alone in its transaction has raised."""
+
+
+def _do_alone(database: Database, job: _Job) -> None:
+    """Undone with the whole transaction, it needs no savepoint of its own."""
+    try:
+        job.result = job.work(database)
+    except StorageFailed:
+        raise
+    except BaseException as error:
+        job.error = error
+        raise _Undone from error
 
 
 def _do(database: Database, job: _Job) -> None:
