@@ -188,6 +188,17 @@ def test_room_comes_back_as_it_was_taken(rates: Rates, clock: ManualClock) -> No
     assert refusal(rates, who, 1).remaining.tokens == Room(10, 0, 61)
 
 
+def test_a_request_slides_out_whatever_tokens_it_had(rates: Rates, clock: ManualClock) -> None:
+    who = principal(own=limits(requests=2))
+    rates.take(who, 0)
+    clock.advance(10)
+    rates.take(who, 7)
+    assert refusal(rates, who).refusal.retry_after == 51
+    clock.advance(51)
+    rates.take(who, 0)
+    assert refusal(rates, who).refusal.retry_after == 10
+
+
 def test_no_minute_is_double(rates: Rates, clock: ManualClock) -> None:
     """A bucket that is full at first and fills up again would let 20 in."""
     who = principal(own=limits(requests=10))
