@@ -7,7 +7,9 @@ import pytest
 from tests.billing.ledger_cases import COUNTS, NOON_MS, database, give, reservation
 from tests.billing.test_ledger_tariffs import PLAIN
 from tribody.billing import ledger
+from tribody.billing.entries import currency_sums
 from tribody.billing.entry_pages import WrittenEntry, written_entries
+from tribody.billing.reservations import num_open_reservations
 from tribody.billing.tariff_store import TariffUse, tariff_uses
 from tribody.billing.transfers import Transfer, transfer_of
 
@@ -96,3 +98,15 @@ def test_price_lists_that_were_in_use(db):
         TariffUse(digest=second.digest, who="bob", at_ms=NOON_MS + 1),
         TariffUse(digest=first.digest, who="eve", at_ms=NOON_MS + 2),
     ]
+
+
+def test_what_a_scrape_asks(db):
+    """Accounts come to 0 while money is held too; one that was spoilt shows."""
+    assert (currency_sums(db), num_open_reservations(db)) == ({"CNY": 0}, 0)
+    with db.transaction():
+        ledger.reserve(db, reservation("two"))
+    assert (currency_sums(db), num_open_reservations(db)) == ({"CNY": 0}, 1)
+    with db.transaction():
+        ledger.top_up(db, "acme", 3, "USD", "dollars", "", NOON_MS, "test")
+    db.run("UPDATE balances SET micro = micro - 7 WHERE account = 'cash' AND currency = 'CNY'")
+    assert currency_sums(db) == {"CNY": -7, "USD": 0}

@@ -47,7 +47,7 @@ class AdminServer:
     port: int
     token: str
     writer: Writer
-    where: Path
+    where: Path | str
     secret: bytes
     time: Time
     directory: LiveDirectory
@@ -66,10 +66,13 @@ class AdminServer:
 
 @contextmanager
 def admin_server(
-    folder: Path, check: Callable[[Database, Progress], Report] = verify
+    folder: Path,
+    check: Callable[[Database, Progress], Report] = verify,
+    url: str | None = None,
 ) -> Iterator[AdminServer]:
-    """Stopped at the end of the block."""
-    where, time = folder / "accounts.db", Time()
+    """Stopped at the end of the block.  `url`: of a database that is not in the folder."""
+    where: Path | str = url or folder / "accounts.db"
+    time = Time()
     writer = Writer(where)
     secret = read_secret(folder / "secret")
     token = AdminToken.read(folder / TOKEN_FILE)

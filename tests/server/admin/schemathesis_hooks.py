@@ -22,6 +22,7 @@ REASONS = re.compile(
             r"is before from_ms",
             r"^Price list\b",
             r"^Not TOML: ",
+            r" holds a null character",
         ]
     ),
     re.DOTALL,

@@ -365,3 +365,40 @@ def test_what_is_no_price_list(http: httpx2.Client, text: str) -> None:
         assert code_of(answer) == (400, "bad_tariff", "text")
         assert len(answer.content) < 2_000
     assert http.get("/admin/tariff").json() == before
+
+
+# --- the same on PostgreSQL --------------------------------------------------------------------
+
+
+def test_a_life_in_postgresql(tmp_path: Path, postgres_url: str) -> None:
+    """Every route that reads or writes, once; a null in a filter is refused here too."""
+    with admin_server(tmp_path, url=postgres_url) as server, server.client() as http:
+        assert http.put("/admin/tariff", json={"text": PRICES}).status_code == 200
+        assert http.post("/admin/tenants", json={"id": "acme"}).status_code == 200
+        assert http.post("/admin/tenants/acme/users", json={"id": "bob"}).status_code == 200
+        key = http.post("/admin/keys", json={"tenant_id": "acme", "user_id": "bob"}).json()
+        paid = {"amount": "100", "note": "null \u0000, quote ' and 一号"}
+        for _ in range(2):
+            shown = http.post(
+                "/admin/tenants/acme/top-ups", json=paid, headers={"Idempotency-Key": "p"}
+            ).json()
+            assert (shown["sequence"], shown["note"]) == (2, paid["note"])
+        _settle(server, reservation(1, "acme", "m1", NOW_MS), NOW_MS)
+        for path in [
+            "/admin/tenants",
+            "/admin/tenants/acme/users",
+            "/admin/tenants/acme/balance",
+            "/admin/tenants/acme/statement",
+            f"/admin/keys/{key['id']}",
+            "/admin/keys?tenant_id=acme",
+            "/admin/usage?group_by=day,model",
+            "/admin/reservations?tenant_id=acme",
+            "/admin/ledger/entries?kind=settle",
+            "/admin/tariff/history",
+            "/admin/status",
+        ]:
+            assert http.get(path).status_code == 200, path
+        assert http.get("/admin/usage?model=a%00b").status_code == 400
+        assert http.get("/admin/tenants/acme/balance").json()["data"][0]["total"] == "92.00"
+        found = ended(http, http.post("/admin/ledger/verifications").json()["id"])
+        assert (found["ok"], found["problems"], found["charges"]) == (True, [], 1)
