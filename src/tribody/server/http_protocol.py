@@ -33,6 +33,7 @@ def uvicorn_config(app: ASGIApp) -> Config:
         access_log=False,
         log_config=None,
         server_header=False,
+        proxy_headers=False,  # a header does not say who calls
         timeout_keep_alive=75,
         timeout_graceful_shutdown=CUT_SECONDS,
     )
