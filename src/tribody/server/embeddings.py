@@ -150,7 +150,7 @@ async def answer(service: Service, work: EmbeddingWork, call: Call) -> Embedding
     what `Service.admit` raises; NeverStarted."""
     running = _Running(service, work, call)
     vectors = await running.vectors()
-    num_tokens = sum(len(request.prompt_token_ids) for request in work.requests)
+    num_tokens = running.demand.prompt_tokens
     return EmbeddingList(
         data=[
             Embedding(index=i, embedding=_encoded(found, work.encoding))
@@ -171,11 +171,11 @@ class _Running:
         self._places = asyncio.Semaphore(AT_ONCE)
         self._streams: list[Events] = []
         self._cut = False
+        self.demand = self._demand()
 
     async def vectors(self) -> list[bytes]:
-        bill = await self._service.admit(self._demand())
-        model, metrics = self._work.model, self._service.metrics
-        metrics.prompt_tokens(model.model_id, self._demand().prompt_tokens)
+        bill = await self._service.admit(self.demand)
+        self._service.metrics.prompt_tokens(self.demand.model_id, self.demand.prompt_tokens)
         tasks = [asyncio.create_task(self._vector(request)) for request in self._work.requests]
         outcome: Outcome = "finished"
         try:
