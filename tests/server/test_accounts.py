@@ -13,7 +13,9 @@ import pytest
 from tests.server.bookkeeping import PRICES, YUAN, Books, charge, client
 from tests.server.scripted import Held, RunningServer, ScriptedEngine
 from tribody.billing import ledger
+from tribody.core.errors import BadConfig
 from tribody.core.principal import Limits
+from tribody.server.accounts import node_id
 from tribody.server.batch_runner import _Answers
 from tribody.server.batch_types import JournalLine
 from tribody.server.routes import SCOPES
@@ -365,3 +367,13 @@ def test_the_engine_knows_whose_turn_it_is(books):
     ask(running, key, path="/v1/embeddings", input="x")
     running.stop()
     assert [(one.tenant, one.weight) for one in engine.submitted] == [("heavy", 7)] * 2
+
+
+@pytest.mark.parametrize("content", [b"", b"node-1\n", b"node-\xff"])
+def test_a_torn_name_of_the_node_is_no_name(books, content):
+    """An empty file was taken for a name, under which nothing that was held was found again."""
+    first = node_id(books.folder)
+    assert node_id(books.folder) == first
+    (books.folder / "node").write_bytes(content)
+    with pytest.raises(BadConfig, match="node's name"):
+        node_id(books.folder)

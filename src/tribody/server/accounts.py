@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import secrets
 import threading
 from collections.abc import Callable
@@ -29,6 +30,7 @@ from tribody.core.clock import Clock
 from tribody.core.errors import BadConfig, StorageFailed
 from tribody.core.metering import Counts, UsageRecord
 from tribody.core.principal import Principal
+from tribody.core.private_file import read_or_make
 from tribody.server.auth import unknown_key
 from tribody.server.errors import Forbidden
 from tribody.server.ledger_meter import LedgerMeter
@@ -46,6 +48,7 @@ logger = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.5  # as the directory: a change of prices is effective within a second
 DATABASE = "accounts.db"
+NODE_ID = re.compile(r"node-[0-9a-f]{16}")
 
 T = TypeVar("T")
 
@@ -293,12 +296,13 @@ class Records:
 
 
 def node_id(data_dir: Path) -> str:
-    """What this server's reservations are known by in the database: drawn once, kept in a file."""
-    path = data_dir / "node"
-    try:
-        if not path.exists():
-            data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-            path.write_text(f"node-{secrets.token_hex(8)}\n")
-        return path.read_text().strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadConfig(f"{path} cannot be read or made: {error}") from error
+    """What this server's reservations are known by in the database: drawn once, kept in a file.
+
+    Raises: BadConfig.
+    """
+    path, what = data_dir / "node", "the node's name"
+    content = read_or_make(path, what, lambda: f"node-{secrets.token_hex(8)}\n".encode(), 64)
+    found = content.decode("ascii", "replace").strip()
+    if NODE_ID.fullmatch(found) is None:
+        raise BadConfig(f"{what} {path} is none; restore it, or remove it when nothing is held")
+    return found
