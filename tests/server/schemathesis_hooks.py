@@ -11,6 +11,8 @@ from typing import Any
 
 import schemathesis
 
+from tests.server.refusals import check_reason, respelled
+
 MOST_TOKENS = 4
 BUDGETS = ("max_tokens", "max_completion_tokens", "max_output_tokens")
 MOST_CHOICES = 2
@@ -70,7 +72,7 @@ def before_call(ctx: schemathesis.HookContext, case: schemathesis.Case, kwargs: 
     To JSON Schema 10.0 is an integer like 10.  Not here (nor at DeepSeek or OpenAI): a field of
     whole numbers takes those that are written as such.
     """
-    case.body = _respelled(case.body)
+    case.body = respelled(case.body)
     if not isinstance(case.body, dict) or "/tokenize" in case.path:
         return
     if case.media_type == "multipart/form-data":
@@ -92,20 +94,4 @@ def a_reason_that_no_schema_can_say(
     ctx: schemathesis.CheckContext, response: schemathesis.Response, case: schemathesis.Case
 ) -> None:
     """A 400 to a valid request gives one of REASONS."""
-    if case.meta is None or not case.meta.generation.mode.is_positive:
-        return
-    if response.status_code == 400:
-        message = response.json()["error"]["message"]
-        assert REASONS.search(message), f"a valid request was refused: {message}"
-
-
-def _respelled(value: object) -> object:
-    match value:
-        case float() if value.is_integer():
-            return int(value)
-        case dict():
-            return {name: _respelled(item) for name, item in value.items()}
-        case list():
-            return [_respelled(item) for item in value]
-        case _:
-            return value
+    check_reason(response, case, REASONS)

@@ -7,6 +7,8 @@ from typing import Any
 
 import schemathesis
 
+from tests.server.refusals import check_reason, respelled
+
 # Why a request that keeps to its schema may still be a 400: what schemas cannot say.
 REASONS = re.compile(
     "|".join(
@@ -32,7 +34,7 @@ REASONS = re.compile(
 @schemathesis.hook
 def before_call(ctx: schemathesis.HookContext, case: schemathesis.Case, kwargs: Any) -> None:
     """JSON Schema takes 10.0 for an integer; here whole numbers are written as such."""
-    case.body = _respelled(case.body)
+    case.body = respelled(case.body)
 
 
 @schemathesis.check
@@ -40,20 +42,4 @@ def a_reason_that_no_schema_can_say(
     ctx: schemathesis.CheckContext, response: schemathesis.Response, case: schemathesis.Case
 ) -> None:
     """A 400 to a valid request gives one of REASONS."""
-    if case.meta is None or not case.meta.generation.mode.is_positive:
-        return
-    if response.status_code == 400:
-        message = response.json()["error"]["message"]
-        assert REASONS.search(message), f"a valid request was refused: {message}"
-
-
-def _respelled(value: object) -> object:
-    match value:
-        case float() if value.is_integer():
-            return int(value)
-        case dict():
-            return {name: _respelled(item) for name, item in value.items()}
-        case list():
-            return [_respelled(item) for item in value]
-        case _:
-            return value
+    check_reason(response, case, REASONS)
